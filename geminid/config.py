@@ -1,0 +1,215 @@
+"""What a run is: frozen dataclasses, plain values, no JAX.
+
+A `Recipe` holds everything that decides a run's bits. Named recipes live in `geminid.recipes`;
+`geminid.overrides` changes single fields from the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which public packages are read and how the data set is built from them."""
+
+    styles: tuple[str, ...] = (
+        "noto",
+        "noto-v1",
+        "twemoji",
+        "openmoji",
+        "fluent-emoji",
+        "fluent-emoji-flat",
+        "emojione",
+        "emojione-v1",
+    )
+    held_out_style: str = "twemoji"
+    languages: tuple[str, ...] = ("en", "fr", "es", "ru", "ro", "bg", "ca", "el", "be", "it", "de")
+    num_concepts: int | None = None  # None: every core concept
+    extra_concepts: bool = True  # also emoji outside the core: encoder and codec pretraining
+    picture_size: int = 32  # pixels, square canvas, white background, aspect kept
+    synthetic_voices: int = 4  # renderings per (concept, language)
+    clip_max_s: float = 2.5  # longer recordings are left out and counted
+    animation_packages: tuple[str, ...] = ("@lobehub/fluent-emoji-anim-1",)
+    digit_languages: tuple[str, ...] = ("en", "es", "fr", "it", "ru")
+    frames: int = 8  # frames kept per animation, evenly spaced
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """SentencePiece unigram model trained on a sample of the whole corpus (Kudo & Richardson 2018)."""
+
+    vocab_size: int = 2048  # text pieces, byte fallback included
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """Convolutional image codec with a finite scalar quantiser (FSQ, Mentzer et al. 2023)."""
+
+    levels: tuple[int, ...] = (8, 5, 5, 5)  # product = number of image codes
+    downsample: int = 4  # pixels per code along one side; a power of two
+    width: int = 96
+    num_blocks: int = 2
+
+    @property
+    def num_codes(self) -> int:
+        product = 1
+        for level in self.levels:
+            product *= level
+        return product
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Picture encoder: convolutional stem, ViT blocks, pooling to soft tokens."""
+
+    stem_widths: tuple[int, ...] = (32, 64)  # each entry: a stride-2 convolution + a residual block
+    patch: int = 2  # further pixels of the stem's map per ViT token, along one side
+    width: int = 128
+    num_layers: int = 2
+    num_heads: int = 4
+    soft_grid: int = 2  # soft tokens per side after pooling; one global token is added
+
+    @property
+    def num_soft_tokens(self) -> int:
+        return self.soft_grid**2 + 1
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """USM-style encoder: log-mel, strided convolutions, Conformer (Gulati et al. 2020; Zhang et al. 2023)."""
+
+    sample_rate: int = 16_000
+    num_mels: int = 128
+    window_s: float = 0.025
+    hop_s: float = 0.010
+    max_s: float = 2.5
+    conv_widths: tuple[int, ...] = (16, 32)  # stride-2 convolutions over (time, mel)
+    width: int = 96
+    num_layers: int = 3
+    num_heads: int = 4
+    conv_kernel: int = 5
+    reduction: int = 4  # frames of the Conformer pooled into one soft token
+
+    @property
+    def num_frames(self) -> int:
+        return round(self.max_s / self.hop_s)
+
+    @property
+    def frames_per_soft_token(self) -> int:
+        return 2 ** len(self.conv_widths) * self.reduction
+
+    @property
+    def num_soft_tokens(self) -> int:
+        """Soft tokens of the longest clip."""
+        return -(-self.num_frames // self.frames_per_soft_token)
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Pre-norm decoder; the space contains Gemma 3's text model (Gemma team 2025, arXiv 2503.19786)."""
+
+    num_layers: int = 4
+    width: int = 192
+    num_heads: int = 6
+    num_kv_heads: int = 1  # 1: multi-query attention
+    head_dim: int = 32
+    mlp_width: int = 512
+    rope_theta: float = 10_000.0  # global layers
+    local_rope_theta: float = 10_000.0  # sliding-window layers
+    window: int | None = None  # positions a local layer sees; None: every layer is global
+    local_per_global: int = 0  # local layers between two global ones
+    post_norm: bool = False
+    scale_embedding: bool = True  # times sqrt(width), as in Gemma
+    attention_soft_cap: float | None = None
+    logit_soft_cap: float | None = None
+    z_loss: float = 1e-4
+    activation: str = "gelu_tanh"
+    scan_layers: bool = False  # lax.scan over layers: small programs for deep models
+    remat: str = "none"  # none | full | dots
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """AdamW with linear warm-up and cosine decay."""
+
+    learning_rate: float = 2e-3
+    final_fraction: float = 0.02
+    warmup_steps: int = 50
+    beta1: float = 0.9
+    beta2: float = 0.98
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of training: how many steps of what batch."""
+
+    steps: int
+    batch: int  # pictures, clips, or rows of packed positions
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    save_every: int = 50  # steps between checkpoints
+    log_every: int = 10
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """Relative number of documents of each task in the joint stage."""
+
+    see: float = 30
+    hear: float = 12
+    digit: float = 4
+    watch: float = 5
+    order: float = 6
+    draw: float = 18
+    translate: float = 5
+    few_shot: float = 14
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """The joint stage: every modality, interleaved and packed."""
+
+    stage: StageConfig
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    row_length: int = 256  # positions of one packed row
+    max_pictures: int = 96  # picture slots of one batch
+    max_clips: int = 24  # clip slots of one batch
+    lookahead: int = 96  # documents the packer may choose from
+    encoder_rate: float = 0.1  # learning-rate factor of the pretrained encoders
+    prompt_dropout: float = 0.1  # drawings without prompt, for classifier-free guidance
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the bits of a run."""
+
+    name: str
+    data: DataConfig
+    text: TextConfig
+    codec: CodecConfig
+    vision: VisionConfig
+    audio: AudioConfig
+    decoder: DecoderConfig
+    codec_stage: StageConfig
+    vision_stage: StageConfig
+    audio_stage: StageConfig
+    joint: JointConfig
+    judge_steps: int = 600
+    seed: int = 0
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change whenever any field does."""
+        return hashlib.sha256(canonical_json(self).encode()).hexdigest()[:16]
+
+
+def canonical_json(config: Any) -> str:
+    """One spelling per value: sorted keys, no spaces."""
+    return json.dumps(dataclasses.asdict(config), sort_keys=True, separators=(",", ":"))

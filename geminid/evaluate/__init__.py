@@ -1,0 +1,1 @@
+"""Evaluate: tasks, metrics, baselines, the report page. Imported by the command line."""

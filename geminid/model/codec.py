@@ -1,0 +1,103 @@
+"""Image codec: picture <-> grid of discrete codes, quantised by FSQ (Mentzer et al. 2023, arXiv 2309.15505)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from geminid.config import CodecConfig
+from geminid.model.layers import RMSNorm
+from geminid.model.vision import ResidualConv, convolution
+
+
+def bound(z: Array, levels: tuple[int, ...]) -> Array:
+    """Squash each channel so that rounding gives exactly its number of levels (section 3, f(z))."""
+    level = jnp.array(levels, jnp.float32)
+    half = (level - 1) * (1 - 1e-3) / 2
+    offset = jnp.where(level % 2 == 0, 0.5, 0.0)
+    shift = jnp.arctanh(offset / half)
+    return jnp.tanh(z + shift) * half - offset
+
+
+def quantise(z: Array, levels: tuple[int, ...]) -> Array:
+    """Rounded values in [-1, 1], straight-through gradient. z: [... len(levels)]."""
+    bounded = bound(z, levels)
+    rounded = bounded + jax.lax.stop_gradient(jnp.round(bounded) - bounded)
+    return rounded / jnp.array([level // 2 for level in levels], jnp.float32)
+
+
+def codes_of(quantised: Array, levels: tuple[int, ...]) -> Array:
+    """Quantised values [... d] -> int32 codes [...], mixed radix, first level fastest."""
+    half = jnp.array([level // 2 for level in levels], jnp.float32)
+    digits = jnp.round(quantised * half + half).astype(jnp.int32)
+    basis = jnp.array(np.cumprod([1, *levels[:-1]]), jnp.int32)
+    return jnp.sum(digits * basis, -1)
+
+
+def values_of(codes: Array, levels: tuple[int, ...]) -> Array:
+    """int codes [...] -> quantised values [... d]; the inverse of `codes_of`."""
+    basis = jnp.array(np.cumprod([1, *levels[:-1]]), jnp.int32)
+    digits = codes[..., None] // basis % jnp.array(levels, jnp.int32)
+    half = jnp.array([level // 2 for level in levels], jnp.float32)
+    return (digits.astype(jnp.float32) - half) / half
+
+
+def fold(x: Array, factor: int) -> Array:
+    """Space to depth: [B H W C] -> [B H/f W/f f*f*C]."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // factor, factor, width // factor, factor, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // factor, width // factor, -1)
+
+
+def unfold(x: Array, factor: int) -> Array:
+    """Depth to space: the inverse of `fold`."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, factor, factor, channels // factor**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * factor, width * factor, -1)
+
+
+class ImageCodec(nnx.Module):
+    """Encoder and decoder work on the code grid, patches folded into channels: cheap on any hardware."""
+
+    def __init__(self, config: CodecConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        patch = 3 * config.downsample**2
+        self.inward = convolution(patch, config.width, 3, 1, rngs)
+        self.encoder = nnx.List([ResidualConv(config.width, rngs=rngs) for _ in range(config.num_blocks)])
+        self.encoder_norm = RMSNorm(config.width)
+        self.to_levels = convolution(config.width, len(config.levels), 1, 1, rngs)
+        self.from_levels = convolution(len(config.levels), config.width, 3, 1, rngs)
+        self.decoder = nnx.List([ResidualConv(config.width, rngs=rngs) for _ in range(config.num_blocks)])
+        self.decoder_norm = RMSNorm(config.width)
+        self.outward = convolution(config.width, patch, 3, 1, rngs)
+
+    def latents(self, pictures: Array) -> Array:
+        """pictures float [B H W 3] in [-1, 1] -> quantised values [B h w d], straight-through."""
+        factor = self.config.downsample
+        if pictures.shape[1] % factor or pictures.shape[2] % factor:
+            raise ValueError(f"picture {pictures.shape[1:3]} is not divisible by {factor} pixels per code; resize it")
+        x = self.inward(fold(pictures, factor))
+        for block in self.encoder:
+            x = block(x)
+        return quantise(self.to_levels(self.encoder_norm(x)), self.config.levels)
+
+    def reconstruct(self, latents: Array) -> Array:
+        """Quantised values [B h w d] -> pictures float [B H W 3]."""
+        x = self.from_levels(latents)
+        for block in self.decoder:
+            x = block(x)
+        return unfold(self.outward(self.decoder_norm(x)), self.config.downsample)
+
+    def encode(self, pictures: Array) -> Array:
+        """float [B H W 3] -> int32 codes [B h w]."""
+        return codes_of(self.latents(pictures), self.config.levels)
+
+    def decode(self, codes: Array) -> Array:
+        """int codes [B h w] -> float pictures [B H W 3], clipped to [-1, 1]."""
+        return jnp.clip(self.reconstruct(values_of(codes, self.config.levels)), -1.0, 1.0)
+
+    def __call__(self, pictures: Array) -> Array:
+        return self.reconstruct(self.latents(pictures))

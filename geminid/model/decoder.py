@@ -1,0 +1,131 @@
+"""The decoder: one stack over one stream. Axis letters: see `geminid.model`."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from geminid.config import DecoderConfig
+from geminid.model.layers import Attention, GatedMLP, RMSNorm, attend, rotate
+
+Cache = tuple[Array, Array]  # keys and values of every layer, each [L B S K Dh]
+
+
+def layer_windows(config: DecoderConfig, longest: int = 1 << 30) -> list[int]:
+    """Window of each layer: `local_per_global` local layers, then a global one (Gemma 3)."""
+    if config.window is None:
+        return [longest] * config.num_layers
+    period = config.local_per_global + 1
+    return [longest if (i + 1) % period == 0 else config.window for i in range(config.num_layers)]
+
+
+class DecoderBlock(nnx.Module):
+    """Attention and gated MLP, norms before and, if asked, after (Gemma 2 and 3)."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.norm_attention = RMSNorm(config.width)
+        self.attention = Attention(
+            config.width,
+            config.num_heads,
+            config.num_kv_heads,
+            config.head_dim,
+            rngs=rngs,
+            soft_cap=config.attention_soft_cap,
+        )
+        self.norm_mlp = RMSNorm(config.width)
+        self.mlp = GatedMLP(config.width, config.mlp_width, rngs=rngs, activation=config.activation)
+        if config.post_norm:
+            self.post_attention = RMSNorm(config.width)
+            self.post_mlp = RMSNorm(config.width)
+
+    def __call__(
+        self,
+        x: Array,
+        positions: Array,
+        mask: Array,
+        distance: Array,
+        window: Array,
+        theta: Array,
+        cache: Cache | None,
+    ) -> tuple[Array, Cache]:
+        """x [B T D]; mask bool and distance int [B T S]; cache: rotated keys and values [B S-T K Dh]."""
+        attention = self.attention
+        q, k, v = attention.project(normed := self.norm_attention(x), normed)
+        q = rotate(q, positions, theta) * self.config.head_dim**-0.5
+        k = rotate(k, positions, theta)
+        keys, values = (
+            (k, v) if cache is None else (jnp.concatenate([cache[0], k], 1), jnp.concatenate([cache[1], v], 1))
+        )
+        mixed = attend(q, keys, values, mask & (distance < window), attention.soft_cap)
+        mixed = mixed.reshape(*x.shape[:2], -1) @ attention.out[...].astype(x.dtype)
+        x = x + (self.post_attention(mixed) if self.config.post_norm else mixed)
+        hidden = self.mlp(self.norm_mlp(x))
+        return x + (self.post_mlp(hidden) if self.config.post_norm else hidden), (k, v)
+
+
+class Decoder(nnx.Module):
+    """Stacked blocks, tied embedding."""
+
+    def __init__(self, config: DecoderConfig, num_ids: int, *, rngs: nnx.Rngs):
+        self.config = config
+        init = jax.nn.initializers.normal(config.width**-0.5)
+        self.embedding = nnx.Param(init(rngs.params(), (num_ids, config.width), jnp.float32))
+
+        @nnx.split_rngs(splits=config.num_layers)
+        @nnx.vmap(in_axes=(0,), out_axes=0)
+        def stack(rngs: nnx.Rngs) -> DecoderBlock:
+            return DecoderBlock(config, rngs=rngs)
+
+        self.layers = stack(rngs)
+        self.norm = RMSNorm(config.width)
+
+    def embed(self, ids: Array) -> Array:
+        """ids int [B T] -> [B T D] in the compute dtype."""
+        x = jnp.take(self.embedding[...], ids, axis=0).astype(self.config.dtype)
+        return x * jnp.asarray(self.config.width**0.5, x.dtype) if self.config.scale_embedding else x
+
+    def __call__(
+        self, x: Array, positions: Array, mask: Array, key_positions: Array | None = None, cache: Cache | None = None
+    ) -> tuple[Array, Cache]:
+        """Hidden states after the last norm, and the new keys and values.
+
+        x [B T D]; positions int [B T]; mask bool [B T S]; key_positions int [B S] (default: positions);
+        cache: earlier keys and values, which come before the new ones among the S keys.
+        """
+        config = self.config
+        keys_at = positions if key_positions is None else key_positions
+        distance = positions[:, :, None] - keys_at[:, None, :]
+        windows = layer_windows(config)
+        thetas = jnp.array([config.local_rope_theta if w == config.window else config.rope_theta for w in windows])
+        graph, weights = nnx.split(self.layers)
+
+        def layer(x: Array, inputs: tuple) -> tuple[Array, Cache]:
+            weights, window, theta, layer_cache = inputs
+            return nnx.merge(graph, weights)(x, positions, mask, distance, window, theta, layer_cache)
+
+        policies = {"none": None, "full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+        if config.remat not in policies:
+            raise ValueError(f"unknown remat policy '{config.remat}'; known: {', '.join(policies)}")
+        if config.remat != "none":
+            layer = jax.checkpoint(layer, policy=policies[config.remat])
+        inputs = (weights, jnp.array(windows), thetas, cache)
+        if config.scan_layers:
+            x, new = jax.lax.scan(layer, x, inputs)
+        else:
+            made = []
+            for i in range(config.num_layers):
+                x, pair = layer(x, jax.tree.map(lambda a, i=i: a[i], inputs))
+                made.append(pair)
+            new = jax.tree.map(lambda *a: jnp.stack(a), *made)
+        return self.norm(x), new
+
+    def logits(self, hidden: Array) -> Array:
+        """hidden [... D] -> float32 [... V]."""
+        scores = jnp.einsum(
+            "...d,vd->...v", hidden, self.embedding[...].astype(hidden.dtype), preferred_element_type=jnp.float32
+        )
+        cap = self.config.logit_soft_cap
+        return scores if cap is None else cap * jnp.tanh(scores / cap)

@@ -1,0 +1,143 @@
+"""Blocks shared by the decoder and the encoders. Axis letters: see `geminid.model`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "silu": jax.nn.silu,
+}
+
+
+class RMSNorm(nnx.Module):
+    """Zhang & Sennrich 2019, with Gemma's `1 + scale`."""
+
+    def __init__(self, width: int, epsilon: float = 1e-6):
+        self.scale = nnx.Param(jnp.zeros(width))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Array) -> Array:
+        wide = x.astype(jnp.float32)
+        normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon)
+        return (normed * (1.0 + self.scale[...])).astype(x.dtype)
+
+
+def dense(d_in: int, d_out: int, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.Param:
+    """Weight [d_in, d_out], truncated normal with standard deviation scale / sqrt(d_in)."""
+    init = jax.nn.initializers.variance_scaling(scale**2, "fan_in", "truncated_normal")
+    return nnx.Param(init(rngs.params(), (d_in, d_out), jnp.float32))
+
+
+def rotate(x: Array, positions: Array, theta: Array | float) -> Array:
+    """Rotary position embedding (Su et al. 2021), half-split layout. x: [B T H Dh]; positions: int [B T]."""
+    half = x.shape[-1] // 2
+    frequency = jnp.asarray(theta, jnp.float32) ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions[..., None].astype(jnp.float32) * frequency  # [B T Dh/2]
+    sin, cos = jnp.sin(angle)[:, :, None], jnp.cos(angle)[:, :, None]
+    a, b = jnp.split(x.astype(jnp.float32), 2, -1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
+
+
+def attend(q: Array, k: Array, v: Array, mask: Array | None, soft_cap: float | None = None) -> Array:
+    """Grouped-query attention in float32 (Ainslie et al. 2023; one key-value head: Shazeer 2019).
+
+    q [B T H Dh] already scaled; k, v [B S K Dh]; mask bool [B T S] (True: may look) or None. Returns [B T H Dh].
+    """
+    batch, length, heads, head_dim = q.shape
+    groups = heads // k.shape[2]
+    q = q.reshape(batch, length, k.shape[2], groups, head_dim)
+    scores = jnp.einsum("btkgd,bskd->bkgts", q, k, preferred_element_type=jnp.float32)
+    if soft_cap is not None:
+        scores = soft_cap * jnp.tanh(scores / soft_cap)
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None], scores, -1e30)
+    weights = jax.nn.softmax(scores, -1).astype(v.dtype)
+    return jnp.einsum("bkgts,bskd->btkgd", weights, v).reshape(batch, length, heads, head_dim)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention with qk-norm; `context` makes it cross-attention."""
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        rngs: nnx.Rngs,
+        soft_cap: float | None = None,
+        context_width: int | None = None,
+    ):
+        if num_heads % num_kv_heads:
+            raise ValueError(f"{num_heads} heads cannot share {num_kv_heads} key-value heads; choose a divisor")
+        self.shape = (num_heads, num_kv_heads, head_dim)
+        self.soft_cap = soft_cap
+        self.q = dense(width, num_heads * head_dim, rngs)
+        self.k = dense(context_width or width, num_kv_heads * head_dim, rngs)
+        self.v = dense(context_width or width, num_kv_heads * head_dim, rngs)
+        self.out = dense(num_heads * head_dim, width, rngs)
+        self.q_norm = RMSNorm(head_dim)
+        self.k_norm = RMSNorm(head_dim)
+
+    def project(self, x: Array, context: Array) -> tuple[Array, Array, Array]:
+        heads, kv_heads, head_dim = self.shape
+        q = (x @ self.q[...].astype(x.dtype)).reshape(*x.shape[:2], heads, head_dim)
+        k = (context @ self.k[...].astype(x.dtype)).reshape(*context.shape[:2], kv_heads, head_dim)
+        v = (context @ self.v[...].astype(x.dtype)).reshape(*context.shape[:2], kv_heads, head_dim)
+        return self.q_norm(q), self.k_norm(k), v
+
+    def __call__(self, x: Array, mask: Array | None = None, context: Array | None = None) -> Array:
+        """Without positions: encoders and cross-attention. x [B T D], mask bool [B T S]."""
+        q, k, v = self.project(x, x if context is None else context)
+        mixed = attend(q * self.shape[2] ** -0.5, k, v, mask, self.soft_cap)
+        return mixed.reshape(*x.shape[:2], -1) @ self.out[...].astype(x.dtype)
+
+
+class GatedMLP(nnx.Module):
+    """Gated linear unit (Shazeer 2020)."""
+
+    def __init__(self, width: int, hidden: int, *, rngs: nnx.Rngs, activation: str = "gelu_tanh"):
+        self.gate = dense(width, hidden, rngs)
+        self.up = dense(width, hidden, rngs)
+        self.down = dense(hidden, width, rngs)
+        self.activation = activation
+
+    def __call__(self, x: Array) -> Array:
+        gate = ACTIVATIONS[self.activation](x @ self.gate[...].astype(x.dtype))
+        return (gate * (x @ self.up[...].astype(x.dtype))) @ self.down[...].astype(x.dtype)
+
+
+class EncoderBlock(nnx.Module):
+    """Pre-norm bidirectional block, with cross-attention when `context_width` is given."""
+
+    def __init__(self, width: int, num_heads: int, *, rngs: nnx.Rngs, context_width: int | None = None):
+        self.norm_attention = RMSNorm(width)
+        self.attention = Attention(width, num_heads, num_heads, width // num_heads, rngs=rngs)
+        self.cross = None
+        if context_width is not None:
+            self.norm_cross = RMSNorm(width)
+            self.cross = Attention(
+                width, num_heads, num_heads, width // num_heads, rngs=rngs, context_width=context_width
+            )
+        self.norm_mlp = RMSNorm(width)
+        self.mlp = GatedMLP(width, 2 * width, rngs=rngs)
+
+    def __call__(self, x: Array, mask: Array | None = None, context: Array | None = None) -> Array:
+        x = x + self.attention(self.norm_attention(x), mask)
+        if self.cross is not None:
+            x = x + self.cross(self.norm_cross(x), context=context)
+        return x + self.mlp(self.norm_mlp(x))
+
+
+def sinusoid(length: int, width: int, longest: float = 10_000.0) -> Array:
+    """Fixed sinusoidal positions, float32 [length, width] (Vaswani et al. 2017)."""
+    frequency = longest ** (-jnp.arange(width // 2) / (width // 2))
+    angle = jnp.arange(length)[:, None] * frequency
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1)

@@ -1,0 +1,75 @@
+"""A document as one sequence of positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from geminid.config import AudioConfig, VisionConfig
+from geminid.document import Document, Segment
+from geminid.tokens.ids import IdSpace
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One document ready to be packed.
+
+    ids int32 [n]; weights float32 [n]: loss weight of predicting ids[i] from what stands before it;
+    pictures uint8 [H W 3] and mels float [frames mels] in the order of their soft tokens.
+    """
+
+    ids: np.ndarray
+    weights: np.ndarray
+    pictures: tuple[np.ndarray, ...]
+    mels: tuple[np.ndarray, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Streamer:
+    """Turns documents into streams; `code_weight` is the loss weight of one image code."""
+
+    space: IdSpace
+    vision: VisionConfig
+    audio: AudioConfig
+    code_weight: float = 1.0
+
+    def soft_tokens_of_clip(self, num_frames: int) -> int:
+        return max(1, -(-min(num_frames, self.audio.num_frames) // self.audio.frames_per_soft_token))
+
+    def _segment(self, segment: Segment) -> tuple[list[int], float]:
+        space = self.space
+        if segment.kind == "tag":
+            return [space.special(segment.text)], 0.0
+        if segment.kind == "text":
+            return space.encode(segment.text), 1.0
+        if segment.kind == "audio":
+            assert segment.mel is not None
+            count = self.soft_tokens_of_clip(len(segment.mel))
+            return [space.special("boa")] + [space.special("soft_audio")] * count, 0.0
+        if segment.role == "make":
+            assert segment.codes is not None
+            return space.encode_codes(segment.codes), self.code_weight
+        return [space.special("boi")] + [space.special("soft_image")] * self.vision.num_soft_tokens, 0.0
+
+    def __call__(self, document: Document) -> Stream:
+        ids, weights = [self.space.special("bos")], [0.0]
+        for segment in document.segments:
+            new, weight = self._segment(segment)
+            ids += new
+            weights += [weight if segment.role == "make" else 0.0] * len(new)
+        made = any(s.role == "make" for s in document.segments)
+        if made and document.segments[-1].role == "make":
+            ids.append(self.space.special("eos"))
+            weights.append(1.0)
+        return Stream(
+            np.array(ids, np.int32),
+            np.array(weights, np.float32),
+            tuple(
+                s.pixels for s in document.segments if s.kind == "image" and s.role == "see" and s.pixels is not None
+            ),
+            tuple(s.mel for s in document.segments if s.kind == "audio" and s.mel is not None),
+        )
