@@ -60,10 +60,10 @@ def demo(recipe: Name = "demo", run_dir: RunDir = None, overrides: Overrides = (
     """Everything: data, training, evaluation, report. Stopped at any point, the same command resumes."""
     chosen = _recipe(recipe, overrides)
     from geminid.corpus.fetch import default_cache
-    from geminid.evaluate import demo as whole
+    from geminid.evaluate.demo import run as run_demo
 
     run_dir = _run_dir(run_dir, chosen)
-    metrics = whole.run(chosen, run_dir, default_cache())
+    metrics = run_demo(chosen, run_dir, default_cache())
     _answer(metrics, json, title=f"{chosen.name}: {run_dir / 'report.html'}")
 
 
@@ -142,9 +142,9 @@ def name_file(
     if not file.is_file():
         raise FileNotFoundError(errno.ENOENT, "no such file", str(file))
     _existing_run(run_dir)
-    from geminid.evaluate import ask
+    from geminid.evaluate.ask import name
 
-    _answer(ask.name(file, run_dir, language), json, title=str(file))
+    _answer(name(file, run_dir, language), json, title=str(file))
 
 
 @command(app, "draw")
@@ -160,9 +160,9 @@ def draw(
     if not out.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "no such directory", str(out.parent))
     _existing_run(run_dir)
-    from geminid.evaluate import ask
+    from geminid.evaluate.ask import draw as draw_picture
 
-    _answer(ask.draw(prompt, style, out, run_dir, seed), json, title=str(out))
+    _answer(draw_picture(prompt, style, out, run_dir, seed), json, title=str(out))
 
 
 @command(app, "recipes")
