@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class AudioConfig:
     num_mels: int = 128
     window_s: float = 0.025
     hop_s: float = 0.010
-    max_s: float = 2.5
+    max_s: float = 1.92  # what comes later is cut; 192 frames hold 95% of the clips whole
     conv_widths: tuple[int, ...] = (16, 32)  # stride-2 convolutions over (time, mel)
     width: int = 96
     num_layers: int = 3
@@ -184,6 +185,7 @@ class JointConfig:
     max_clips: int = 24  # clip slots of one batch
     lookahead: int = 96  # documents the packer may choose from
     encoder_rate: float = 0.1  # learning-rate factor of the pretrained encoders
+    code_weight: float = 0.4  # loss weight of an image code beside a text piece
     prompt_dropout: float = 0.1  # drawings without prompt, for classifier-free guidance
 
 
@@ -213,3 +215,15 @@ class Recipe:
 def canonical_json(config: Any) -> str:
     """One spelling per value: sorted keys, no spaces."""
     return json.dumps(dataclasses.asdict(config), sort_keys=True, separators=(",", ":"))
+
+
+def recipe_from_json(value: Mapping[str, Any]) -> Recipe:
+    """The recipe that `dataclasses.asdict` and JSON turned into `value`; TypeError for fields it does not know."""
+    return _from_json(Recipe, value)
+
+
+def _from_json(kind: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{name: _from_json(hints.get(name), part) for name, part in value.items()})  # type: ignore[operator]
+    return tuple(value) if isinstance(value, list) else value

@@ -120,7 +120,7 @@ class EncoderBlock(nnx.Module):
     def __init__(self, width: int, num_heads: int, *, rngs: nnx.Rngs, context_width: int | None = None):
         self.norm_attention = RMSNorm(width)
         self.attention = Attention(width, num_heads, num_heads, width // num_heads, rngs=rngs)
-        self.cross = None
+        self.has_cross = context_width is not None
         if context_width is not None:
             self.norm_cross = RMSNorm(width)
             self.cross = Attention(
@@ -131,7 +131,7 @@ class EncoderBlock(nnx.Module):
 
     def __call__(self, x: Array, mask: Array | None = None, context: Array | None = None) -> Array:
         x = x + self.attention(self.norm_attention(x), mask)
-        if self.cross is not None:
+        if self.has_cross:
             x = x + self.cross(self.norm_cross(x), context=context)
         return x + self.mlp(self.norm_mlp(x))
 

@@ -18,6 +18,11 @@ def convolution(c_in: int, c_out: int, kernel: int, stride: int, rngs: nnx.Rngs)
     return nnx.Conv(c_in, c_out, (kernel, kernel), (stride, stride), padding="SAME", rngs=rngs)
 
 
+def to_float(pixels: Array) -> Array:
+    """uint8 [... 3] -> float32 in [-1, 1]."""
+    return pixels.astype(jnp.float32) / 127.5 - 1.0
+
+
 class ResidualConv(nnx.Module):
     """Two 3x3 convolutions around a skip, norm first."""
 

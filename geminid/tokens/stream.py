@@ -16,13 +16,15 @@ class Stream:
     """One document ready to be packed.
 
     ids int32 [n]; weights float32 [n]: loss weight of predicting ids[i] from what stands before it;
-    pictures uint8 [H W 3] and mels float [frames mels] in the order of their soft tokens.
+    pictures uint8 [H W 3] and mels float [frames mels] in the order of their soft tokens;
+    soft_per_mel: soft tokens of each of the mels.
     """
 
     ids: np.ndarray
     weights: np.ndarray
     pictures: tuple[np.ndarray, ...]
     mels: tuple[np.ndarray, ...]
+    soft_per_mel: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,11 +67,13 @@ class Streamer:
         if made and document.segments[-1].role == "make":
             ids.append(self.space.special("eos"))
             weights.append(1.0)
+        mels = tuple(s.mel for s in document.segments if s.kind == "audio" and s.mel is not None)
         return Stream(
             np.array(ids, np.int32),
             np.array(weights, np.float32),
             tuple(
                 s.pixels for s in document.segments if s.kind == "image" and s.role == "see" and s.pixels is not None
             ),
-            tuple(s.mel for s in document.segments if s.kind == "audio" and s.mel is not None),
+            mels,
+            tuple(self.soft_tokens_of_clip(len(mel)) for mel in mels),
         )

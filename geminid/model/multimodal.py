@@ -1,0 +1,119 @@
+"""The whole model: encoders place soft tokens into the decoder's one stream. Axis letters: see `geminid.model`.
+
+P picture slots, C clip slots of a batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from geminid.config import Recipe
+from geminid.model.audio import AudioEncoder
+from geminid.model.decoder import Cache, Decoder
+from geminid.model.layers import RMSNorm, dense
+from geminid.model.vision import VisionEncoder, to_float
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sensed:
+    """What a batch sees and hears.
+
+    pictures: uint8 [P S S 3] or float in [-1, 1]; mels: float [C frames mels]; frames: int32 [C].
+    """
+
+    pictures: Array
+    mels: Array
+    frames: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Context:
+    """Keys and values of what was read, and where they stand.
+
+    cache: rotated keys and values of every layer; positions int [B S]; present bool [B S].
+    """
+
+    cache: Cache
+    positions: Array
+    present: Array
+
+
+class Projection(nnx.Module):
+    """From an encoder's width to the decoder's, at the scale of an embedded id."""
+
+    def __init__(self, width_in: int, width_out: int, *, rngs: nnx.Rngs):
+        self.norm = RMSNorm(width_in)
+        self.out = dense(width_in, width_out, rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.norm(x) @ self.out[...]
+
+
+class Model(nnx.Module):
+    """Decoder with a picture and an audio encoder."""
+
+    def __init__(self, recipe: Recipe, num_ids: int, *, rngs: nnx.Rngs):
+        self.recipe = recipe
+        width = recipe.decoder.width
+        self.decoder = Decoder(recipe.decoder, num_ids, rngs=rngs)
+        self.vision = VisionEncoder(recipe.vision, rngs=rngs)
+        self.audio = AudioEncoder(recipe.audio, rngs=rngs)
+        self.vision_to_decoder = Projection(recipe.vision.width, width, rngs=rngs)
+        self.audio_to_decoder = Projection(recipe.audio.width, width, rngs=rngs)
+
+    def soft_tokens(self, sensed: Sensed) -> Array:
+        """Soft tokens [1 + P*n + C*m D]: one of zeros, n of each picture, m of each clip slot."""
+        soft = [jnp.zeros((1, self.recipe.decoder.width))]  # so that there is one to point at
+        if sensed.pictures.shape[0]:
+            pictures = to_float(sensed.pictures) if sensed.pictures.dtype == jnp.uint8 else sensed.pictures
+            soft.append(flat(self.vision_to_decoder(self.vision(pictures))))
+        if sensed.mels.shape[0]:
+            soft.append(flat(self.audio_to_decoder(self.audio(sensed.mels, sensed.frames)[0])))
+        return jnp.concatenate(soft).astype(self.recipe.decoder.dtype)
+
+    def embed(self, ids: Array, sources: Array, soft: Array) -> Array:
+        """ids, sources int [B T] -> [B T D]. sources: 0 the id's own embedding, k > 0 the soft token k."""
+        placed = jnp.take(soft, sources, axis=0)
+        return jnp.where(sources[..., None] > 0, placed, self.decoder.embed(ids))
+
+    def __call__(self, ids: Array, sources: Array, segments: Array, positions: Array, sensed: Sensed) -> Array:
+        """Hidden states [B T D] of packed rows; ids, sources, segments, positions int [B T].
+
+        A position sees the earlier ones of its own segment; segment 0 is padding.
+        """
+        x = self.embed(ids, sources, self.soft_tokens(sensed))
+        hidden, _ = self.decoder(x, positions, packed_mask(segments))
+        return hidden
+
+    def read(self, ids: Array, sources: Array, present: Array, sensed: Sensed) -> tuple[Array, Context]:
+        """Reads right-padded prompts, ids, sources int and present bool [B T].
+
+        Returns the hidden state of each prompt's last position [B D], and the context to go on from.
+        """
+        length = ids.shape[1]
+        positions = jnp.broadcast_to(jnp.arange(length), ids.shape)
+        mask = jnp.tril(jnp.ones((length, length), bool))[None] & present[:, None, :]
+        x = self.embed(ids, sources, self.soft_tokens(sensed))
+        hidden, cache = self.decoder(x, positions, mask)
+        last = jnp.take_along_axis(hidden, present.sum(1)[:, None, None] - 1, 1)[:, 0]
+        return last, Context(cache, positions, present)
+
+
+def flat(x: Array) -> Array:
+    return x.reshape(-1, x.shape[-1])
+
+
+def packed_mask(segments: Array) -> Array:
+    """bool [B T T]: earlier positions of the same segment, and itself. segments int [B T]."""
+    length = segments.shape[1]
+    causal = jnp.tril(jnp.ones((length, length), bool))
+    same = segments[:, :, None] == segments[:, None, :]
+    # a padding position sees itself alone, so that its softmax is finite
+    return causal & same & (segments[:, None, :] > 0) | jnp.eye(length, dtype=bool)

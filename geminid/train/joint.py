@@ -1,0 +1,58 @@
+"""The joint stage: next-id prediction over packed, interleaved documents of every modality."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from geminid.config import Recipe
+from geminid.model.multimodal import Model, Sensed
+from geminid.model.vision import to_float
+from geminid.train import augment
+from geminid.train.pretrain import Task, make_task
+
+ENCODERS = ("['vision']", "['audio']")
+
+
+def make_model(recipe: Recipe, num_ids: int) -> Model:
+    return Model(recipe, num_ids, rngs=nnx.Rngs(recipe.seed + 3))
+
+
+def next_id_loss(model: Model, batch: Any, sensed: Sensed) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Weighted mean cross-entropy of every id from what stands before it in its own document, plus z-loss.
+
+    batch: arrays of `batches.packing.assemble`. z-loss: PaLM (Chowdhery et al. 2022), section 5.
+    """
+    hidden = model(batch["ids"], batch["sources"], batch["segments"], batch["positions"], sensed)
+    logits = model.decoder.logits(hidden[:, :-1])
+    log_z = jax.nn.logsumexp(logits, -1)
+    targets, weights = batch["ids"][:, 1:], batch["weights"][:, 1:]
+    chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    total = jnp.maximum(weights.sum(), 1e-6)
+    nll = log_z - chosen
+    is_code = targets >= logits.shape[-1] - model.recipe.codec.num_codes
+    codes = ((weights > 0) & is_code).astype(jnp.float32)
+    words = ((weights > 0) & ~is_code).astype(jnp.float32)
+    loss = jnp.sum(weights * nll) / total
+    penalty = model.recipe.decoder.z_loss * jnp.sum(weights * log_z**2) / total
+    metrics = {
+        "loss_text": jnp.sum(words * nll) / jnp.maximum(words.sum(), 1.0),
+        "loss_codes": jnp.sum(codes * nll) / jnp.maximum(codes.sum(), 1.0),
+    }
+    return loss + penalty, metrics
+
+
+def joint_task(recipe: Recipe, model: Model) -> Task:
+    """Trains the decoder; pretrained encoders learn at `encoder_rate` of its rate, and not at all at 0."""
+    rate = recipe.joint.encoder_rate
+
+    def loss(model: Model, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        a, b = jax.random.split(key)
+        pictures = augment.pictures(a, to_float(batch["pictures"]), flip=True)
+        mels, frames = augment.mels(b, batch["mels"], batch["frames"])
+        return next_id_loss(model, batch, Sensed(pictures, mels, frames))
+
+    return make_task(model, loss, recipe.joint.stage, lambda path: rate if path.startswith(ENCODERS) else 1.0)

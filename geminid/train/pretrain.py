@@ -1,0 +1,133 @@
+"""What the pretraining stages train: the image codec by reconstruction, the encoders by CoCa.
+
+Each `*_task` gives the state to start from and the pure step of its stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from geminid.config import Recipe, StageConfig
+from geminid.model.audio import AudioEncoder
+from geminid.model.coca import CaptionHeads, caption_loss, contrastive_loss
+from geminid.model.codec import ImageCodec
+from geminid.model.vision import VisionEncoder, to_float
+from geminid.train import augment
+from geminid.train.loop import State, Step
+from geminid.train.optimiser import make_optimiser
+from geminid.train.params import params_of
+
+CONTRASTIVE_WEIGHT, CAPTION_WEIGHT = 1.0, 2.0  # lambdas of CoCa, section 3.2
+TEXT_WIDTH, TEXT_HEADS = 128, 4
+
+Rate = Callable[[str], float]
+Loss = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """The state a stage starts from, and its step."""
+
+    state: State
+    step: Step
+
+
+class CaptionedEncoder(nnx.Module):
+    """An encoder with CoCa's heads on it."""
+
+    def __init__(self, encoder: nnx.Module, heads: CaptionHeads):
+        self.encoder = encoder
+        self.heads = heads
+
+
+def make_task(module: nnx.Module, loss: Loss, config: StageConfig, rate_of: Rate = lambda _: 1.0) -> Task:
+    """Gradient descent on `loss(module, batch, key) -> (loss, metrics)`.
+
+    rate_of(path): factor on the learning rate of the parameter at that path; 0 freezes it.
+    """
+    optimiser = make_optimiser(config.optimiser, config.steps, rate_of)
+    graph = nnx.graphdef(module)
+    params = params_of(module)
+
+    def hold(path: Any, x: jax.Array) -> jax.Array:
+        return jax.lax.stop_gradient(x) if rate_of(jax.tree_util.keystr(path)) == 0 else x
+
+    def of_params(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        params = jax.tree_util.tree_map_with_path(hold, params)
+        return loss(nnx.merge(graph, nnx.State(params)), batch, key)
+
+    @jax.jit(donate_argnums=0)
+    def step(state: State, batch: Any, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+        (value, metrics), grads = jax.value_and_grad(of_params, has_aux=True)(state["params"], batch, key)
+        updates, moments = optimiser.update(grads, state["optimiser"], state["params"])
+        new = {"params": optax.apply_updates(state["params"], updates), "optimiser": moments}
+        return new, {"loss": value, **metrics}
+
+    return Task({"params": params, "optimiser": optimiser.init(params)}, step)
+
+
+def make_codec(recipe: Recipe) -> ImageCodec:
+    return ImageCodec(recipe.codec, rngs=nnx.Rngs(recipe.seed))
+
+
+def codec_task(recipe: Recipe) -> Task:
+    """Root mean squared error of each decoded picture: between MSE and PSNR in how much hard pictures weigh."""
+
+    def loss(codec: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        x = augment.codec_pictures(key, to_float(batch["pictures"]))
+        error = jnp.mean((codec(x) - x) ** 2, (1, 2, 3))
+        psnr = 10 * jnp.log10(4.0 / error)  # peak to peak 2, squared
+        return jnp.mean(jnp.sqrt(error + 1e-5)), {"psnr_db": jnp.mean(psnr)}
+
+    return make_task(make_codec(recipe), loss, recipe.codec_stage)
+
+
+def make_captioned_vision(recipe: Recipe, num_ids: int) -> CaptionedEncoder:
+    rngs = nnx.Rngs(recipe.seed + 1)
+    encoder = VisionEncoder(recipe.vision, rngs=rngs)
+    return CaptionedEncoder(encoder, CaptionHeads(num_ids, TEXT_WIDTH, recipe.vision.width, TEXT_HEADS, rngs=rngs))
+
+
+def coca_loss(heads: CaptionHeads, soft: jax.Array, pooled: jax.Array, batch: Any) -> tuple[jax.Array, dict]:
+    """Input to text, input to input of the same label, and the caption."""
+    seen, told, caption = heads(batch["texts"], soft, pooled)
+    scale = jnp.exp(jnp.minimum(heads.log_temperature[...], 4.6))  # at most 100, as in CLIP
+    to_text = contrastive_loss(seen, told, batch["labels"], scale)
+    alike = contrastive_loss(seen, seen, batch["labels"], scale, exclude_self=True)
+    words = caption_loss(caption, batch["texts"])
+    total = CONTRASTIVE_WEIGHT * (to_text + alike) + CAPTION_WEIGHT * words
+    return total, {"loss_text": to_text, "loss_alike": alike, "loss_caption": words}
+
+
+def vision_task(recipe: Recipe, num_ids: int) -> Task:
+    """CoCa on pictures."""
+
+    def loss(module: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        soft = module.encoder(augment.pictures(key, to_float(batch["pictures"])))
+        return coca_loss(module.heads, soft, soft[:, 0], batch)
+
+    return make_task(make_captioned_vision(recipe, num_ids), loss, recipe.vision_stage)
+
+
+def make_captioned_audio(recipe: Recipe, num_ids: int) -> CaptionedEncoder:
+    rngs = nnx.Rngs(recipe.seed + 2)
+    encoder = AudioEncoder(recipe.audio, rngs=rngs)
+    return CaptionedEncoder(encoder, CaptionHeads(num_ids, TEXT_WIDTH, recipe.audio.width, TEXT_HEADS, rngs=rngs))
+
+
+def audio_task(recipe: Recipe, num_ids: int) -> Task:
+    """CoCa on sounds."""
+
+    def loss(module: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        mels, frames = augment.mels(key, batch["mels"], batch["frames"])
+        soft, _, pooled = module.encoder(mels, frames)
+        return coca_loss(module.heads, soft, pooled, batch)
+
+    return make_task(make_captioned_audio(recipe, num_ids), loss, recipe.audio_stage)

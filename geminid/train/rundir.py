@@ -1,0 +1,83 @@
+"""Where a run keeps what it makes, and whose run it is.
+
+recipe.json, tokenizer.model, stages/NAME/{checkpoints/, params.safetensors}, curves/NAME.jsonl, codes.npy,
+timings.json; the evaluation adds metrics.json, eval/ and report.html.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from geminid.config import Recipe, recipe_from_json
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; {} when there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of a run."""
+
+    path: Path
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer.model"
+
+    @property
+    def codes(self) -> Path:
+        """int32 [pictures h w]: every picture of the data set as the codec writes it."""
+        return self.path / "codes.npy"
+
+    @property
+    def timings(self) -> Path:
+        return self.path / "timings.json"
+
+    def stage(self, name: str) -> Path:
+        return self.path / "stages" / name
+
+    def params(self, stage: str) -> Path:
+        return self.stage(stage) / "params.safetensors"
+
+    def curve(self, stage: str) -> Path:
+        return self.path / "curves" / f"{stage}.jsonl"
+
+    def claim(self, recipe: Recipe) -> None:
+        """Writes the recipe into a new run; ValueError when the directory holds another recipe's run."""
+        file = self.path / "recipe.json"
+        if file.is_file():
+            other = self.recipe()
+            if other != recipe:
+                raise ValueError(
+                    f"{self.path} holds a run of recipe '{other.name}' ({other.fingerprint()}), not of"
+                    f" '{recipe.name}' ({recipe.fingerprint()}); give another --run-dir or remove it"
+                )
+            return
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise ValueError(f"{self.path} is not empty and holds no run; give another --run-dir")
+        write_json(file, dataclasses.asdict(recipe))
+
+    def recipe(self) -> Recipe:
+        """The recipe that this run was started with."""
+        file = self.path / "recipe.json"
+        if not file.is_file():
+            raise FileNotFoundError(f"{self.path} holds no run (no recipe.json); `make demo` makes one in runs/demo")
+        try:
+            return recipe_from_json(json.loads(file.read_text(encoding="utf-8")))
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{file} is broken or of another version ({error}); train again") from error

@@ -1,0 +1,208 @@
+"""All stages of a run, in order, each in a process of its own; two of them side by side on two cores.
+
+A stage is finished when its parameters are written. What is finished is not done again; what was stopped or
+killed goes on from its last checkpoint and ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import fcntl
+import multiprocessing
+import os
+import queue
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from geminid.config import Recipe, StageConfig
+from geminid.train.progress import Bars, bars
+from geminid.train.rundir import RunDir, read_json, write_json
+
+# The encoders and the codec do not need each other: two lanes, one core each. Then everything together.
+PHASES: tuple[tuple[tuple[str, ...], ...], ...] = ((("vision",), ("codec", "audio")), (("joint",),))
+POLL_S = 0.2
+
+
+def stage_config(recipe: Recipe, name: str) -> StageConfig:
+    return recipe.joint.stage if name == "joint" else getattr(recipe, f"{name}_stage")
+
+
+def run_stages(recipe: Recipe, run_dir: Path, dataset_path: Path) -> dict[str, Any]:
+    """Trains whatever of `recipe` is not finished in `run_dir`.
+
+    ValueError when the directory holds another recipe's run; RuntimeError when a stage fails.
+    """
+    run = RunDir(run_dir)
+    run.claim(recipe)
+    with sole_writer(run_dir / "lock"):
+        make_tokenizer(recipe, run, dataset_path)
+        for lanes in PHASES:
+            left = [[name for name in lane if not run.params(name).is_file()] for lane in lanes]
+            left = [lane for lane in left if lane]
+            if left:
+                Phase(recipe, run, dataset_path, left).run()
+    return {"stages": read_json(run.timings)}
+
+
+def make_tokenizer(recipe: Recipe, run: RunDir, dataset_path: Path) -> None:
+    """SentencePiece on every name in every language of the recipe, and what else the documents say."""
+    if run.tokenizer.is_file():
+        return
+    from geminid.corpus.documents import ORDER_QUESTIONS, SYLLABLES
+    from geminid.corpus.store import open_dataset
+    from geminid.tokens.text import train_tokenizer
+
+    dataset = open_dataset(dataset_path)
+    names = [dataset.all_names.get(language, {}) for language in recipe.data.languages]
+    sentences = [name for by_concept in names for name in by_concept.values()]
+    sentences += [*ORDER_QUESTIONS, *SYLLABLES, *(str(digit) for digit in range(10))]
+    train_tokenizer(sentences, recipe.text.vocab_size, run.tokenizer)
+
+
+@contextmanager
+def sole_writer(file: Path) -> Iterator[None]:
+    """Holds a lock that the system gives up with the process; ValueError when another process has it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another process is training in {file.parent}; wait for it or stop it") from error
+        yield
+
+
+@dataclasses.dataclass
+class Phase:
+    """Lanes of stages that run side by side."""
+
+    recipe: Recipe
+    run_dir: RunDir
+    dataset_path: Path
+    lanes: list[list[str]]
+
+    def run(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        messages = context.Queue()
+        cores = share_cores(len(self.lanes))
+        steps = {name: stage_config(self.recipe, name).steps for lane in self.lanes for name in lane}
+        with bars(steps) as shown:
+            workers = [
+                context.Process(
+                    target=run_lane,
+                    args=(lane, self.recipe, self.run_dir, self.dataset_path, own, messages, os.getpid()),
+                    daemon=True,
+                )
+                for lane, own in zip(self.lanes, cores, strict=True)
+            ]
+            for worker in workers:
+                worker.start()
+            try:
+                self.follow(workers, messages, shown)
+            finally:
+                for worker in workers:
+                    if worker.is_alive():
+                        worker.terminate()
+                    worker.join()
+
+    def follow(self, workers: Sequence[Any], messages: Any, shown: Bars) -> None:
+        """Shows progress until every lane has ended."""
+        while True:
+            running = [worker for worker in workers if worker.is_alive()]
+            try:
+                while True:
+                    kind, name, value = messages.get(timeout=POLL_S)
+                    if kind == "step":
+                        shown.update(name, value)
+                    elif kind == "done":
+                        timings = read_json(self.run_dir.timings)
+                        write_json(self.run_dir.timings, {**timings, name: value})
+                    else:
+                        raise value if isinstance(value, Exception) else RuntimeError(f"stage {name}: {value}")
+            except queue.Empty:
+                pass
+            failed = [worker.exitcode for worker in workers if worker.exitcode not in (None, 0)]
+            if failed:
+                raise RuntimeError(
+                    f"a process of {self.lanes} ended with exit code {failed[0]}; the same command resumes"
+                )
+            if not running:
+                return
+
+
+def share_cores(num_lanes: int) -> list[list[int]]:
+    """Cores of this process, dealt out to the lanes; all of them to a single lane."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+    if num_lanes == 1 or len(cores) < num_lanes:
+        return [cores] * num_lanes
+    return [cores[lane::num_lanes] for lane in range(num_lanes)]
+
+
+def run_lane(
+    lane: Sequence[str],
+    recipe: Recipe,
+    run: RunDir,
+    dataset_path: Path,
+    cores: list[int],
+    messages: Any,
+    parent: int,
+) -> None:
+    """In the child: the lane's stages, one after another."""
+    end_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops the lanes
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)  # before JAX starts its threads: the lanes do not disturb each other
+    name = lane[0]
+    try:
+        from geminid.train.compiled import keep_compiled
+        from geminid.train.stage import STAGES, Workshop
+
+        keep_compiled()
+        for name in lane:
+            started, begun = time.time(), time.monotonic()
+            last = [0.0]
+
+            def report(done: int, name: str = name, last: list[float] = last) -> None:
+                if time.monotonic() - last[0] > POLL_S:
+                    last[0] = time.monotonic()
+                    messages.put(("step", name, done))
+
+            STAGES[name](Workshop(recipe, run, dataset_path, report))
+            peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+            seconds = time.monotonic() - begun
+            steps = stage_config(recipe, name).steps
+            messages.put(("step", name, steps))
+            messages.put(
+                ("done", name, {"started_at": started, "wall_s": seconds, "steps": steps, "peak_rss_gib": peak_gib})
+            )
+    except (ValueError, OSError, RuntimeError) as error:
+        messages.put(("failed", name, error_of(error)))
+
+
+def error_of(error: Exception) -> Exception:
+    """The error as one that can be sent to the parent: same kind for the command line, plain text inside."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return OSError(error.errno, error.strerror, error.filename)
+    kinds = (ValueError, FileNotFoundError, OSError)
+    return next((kind for kind in kinds if isinstance(error, kind)), RuntimeError)(str(error))
+
+
+def end_with(parent: int) -> None:
+    """This process dies when its parent does, also by SIGKILL: two writers in one run would spoil it."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
