@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from geminid.config import (
@@ -10,6 +11,7 @@ from geminid.config import (
     DataConfig,
     DecoderConfig,
     JointConfig,
+    OptimiserConfig,
     Recipe,
     StageConfig,
     TextConfig,
@@ -18,7 +20,7 @@ from geminid.config import (
 
 
 def demo() -> Recipe:
-    """Demo: all modalities, about 3M parameters, from nothing. 2 cores, under 30 min."""
+    """Demo: all modalities, about 4M parameters, from nothing. 2 cores, under 30 min."""
     return Recipe(
         name="demo",
         data=DataConfig(),
@@ -27,14 +29,98 @@ def demo() -> Recipe:
         vision=VisionConfig(),
         audio=AudioConfig(),
         decoder=DecoderConfig(),
-        codec_stage=StageConfig(steps=1500, batch=64),
-        vision_stage=StageConfig(steps=2500, batch=128),
-        audio_stage=StageConfig(steps=1500, batch=64),
-        joint=JointConfig(stage=StageConfig(steps=1500, batch=8)),
+        codec_stage=StageConfig(steps=800, batch=64, optimiser=OptimiserConfig(learning_rate=4e-3)),
+        vision_stage=StageConfig(steps=650, batch=128, optimiser=OptimiserConfig(learning_rate=4e-3)),
+        audio_stage=StageConfig(steps=600, batch=64, optimiser=OptimiserConfig(learning_rate=3e-3)),
+        joint=JointConfig(stage=StageConfig(steps=1000, batch=8)),
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {f.__name__: f for f in (demo,)}
+def demo_fast() -> Recipe:
+    """Demo, fast: every modality and every stage on 24 concepts, for tests. 2 cores, under 3 min; it learns little."""
+    return Recipe(
+        name="demo_fast",
+        data=DataConfig(
+            styles=("noto", "noto-v1", "openmoji", "emojione", "emojione-v1", "twemoji"),
+            languages=("en", "fr", "es"),
+            num_concepts=24,
+            extra_concepts=False,
+            synthetic_voices=2,
+            digit_languages=("en",),
+        ),
+        text=TextConfig(vocab_size=512),
+        codec=CodecConfig(width=32, num_blocks=1),
+        vision=VisionConfig(stem_widths=(8, 16), width=48, num_heads=2),
+        audio=AudioConfig(conv_widths=(8, 16), width=48, num_layers=1, num_heads=2),
+        decoder=DecoderConfig(num_layers=2, width=96, num_heads=4, head_dim=24, mlp_width=256),
+        codec_stage=StageConfig(steps=60, batch=32, save_every=20),
+        vision_stage=StageConfig(steps=60, batch=32, save_every=20),
+        audio_stage=StageConfig(steps=40, batch=16, save_every=20),
+        joint=JointConfig(stage=StageConfig(steps=60, batch=4, save_every=20), max_pictures=48, max_clips=12),
+        judge_steps=60,
+    )
+
+
+def _large(name: str, decoder: DecoderConfig, encoder_layers: int, encoder_width: int) -> Recipe:
+    """What the large recipes share: 32,768 positions, 256k text pieces, larger pictures, encoders of their own."""
+    shared = dataclasses.replace(
+        decoder, num_kv_heads=1, window=1024, local_per_global=5, rope_theta=1e6, scan_layers=True, remat="dots",
+        dtype="bfloat16",
+    )  # fmt: skip
+    stage = StageConfig(steps=100_000, batch=256, optimiser=OptimiserConfig(learning_rate=2e-4, warmup_steps=2000))
+    return Recipe(
+        name=name,
+        data=DataConfig(picture_size=256, clip_max_s=30.0, frames=32),
+        text=TextConfig(vocab_size=256_000),
+        codec=CodecConfig(levels=(8, 8, 8, 6, 5), downsample=8, width=512, num_blocks=6),
+        vision=VisionConfig(
+            stem_widths=(128, 256), width=encoder_width, num_layers=encoder_layers, num_heads=16, soft_grid=16
+        ),
+        audio=AudioConfig(
+            max_s=30.0,
+            conv_widths=(128, 256),
+            width=encoder_width,
+            num_layers=encoder_layers,
+            num_heads=16,
+            conv_kernel=15,
+        ),
+        decoder=shared,
+        codec_stage=stage,
+        vision_stage=stage,
+        audio_stage=stage,
+        joint=JointConfig(stage=stage, row_length=32_768, max_pictures=4096, max_clips=1024, lookahead=4096),
+    )
+
+
+def nano1() -> Recipe:
+    """Nano-1: 1.8B parameters, as the Gemini report has it. To be planned and compiled, not for a laptop."""
+    return _large(
+        "nano1", DecoderConfig(num_layers=24, width=1536, num_heads=12, head_dim=128, mlp_width=8960), 12, 768
+    )
+
+
+def nano2() -> Recipe:
+    """Nano-2: 3.25B parameters, as the Gemini report has it."""
+    return _large(
+        "nano2", DecoderConfig(num_layers=28, width=2048, num_heads=16, head_dim=128, mlp_width=12_544), 12, 768
+    )
+
+
+def pro() -> Recipe:
+    """Pro: about 100B parameters; the size is ours, the real one is not public."""
+    return _large(
+        "pro", DecoderConfig(num_layers=72, width=8192, num_heads=64, head_dim=128, mlp_width=49_152), 32, 1536
+    )
+
+
+def ultra() -> Recipe:
+    """Ultra: about 500B parameters; the size is ours, the real one is not public."""
+    return _large(
+        "ultra", DecoderConfig(num_layers=100, width=16_384, num_heads=128, head_dim=128, mlp_width=90_112), 40, 2048
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {f.__name__: f for f in (demo, demo_fast, nano1, nano2, pro, ultra)}
 
 
 def names() -> tuple[str, ...]:

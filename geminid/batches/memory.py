@@ -11,13 +11,8 @@ from functools import cached_property
 import numpy as np
 
 from geminid.config import Recipe
-from geminid.corpus.store import ClipMeta, Dataset
+from geminid.corpus.store import Dataset
 from geminid.tokens.audio import log_mel
-
-
-def clip_label(meta: ClipMeta) -> str:
-    """What a clip is about: its concept, or `digit 7`."""
-    return meta.concept if meta.concept is not None else f"digit {meta.digit}"
 
 
 @dataclass(frozen=True)

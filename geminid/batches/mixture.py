@@ -35,6 +35,7 @@ class Mixture:
         self.sounds = memory.train_clips("sound")
         self.real_names = [i for i in memory.train_clips("name") if clips[i].real]
         self.synthetic_names = [i for i in memory.train_clips("name") if not clips[i].real]
+        self.real_words = frozenset(name for k in self.languages for name in self.dataset.names[k].values())
         weights = dataclasses.asdict(self.recipe.joint.mixture)
         possible = {name: self._can(name) * weight for name, weight in weights.items()}
         self.tasks = sorted(possible)
@@ -123,7 +124,7 @@ class Mixture:
 
     def few_shot(self, rng: np.random.Generator) -> Document:
         concepts = [self.concepts[k] for k in rng.choice(len(self.concepts), 2, replace=False)]
-        words = documents.made_up_words(rng, 2)
+        words = documents.made_up_words(rng, 2, self.real_words)
         first = [(self.picture(rng, c), w) for c, w in zip(concepts, words, strict=True)]
         asked = rng.integers(2, size=3)
         return documents.few_shot(first, [(self.picture(rng, concepts[k]), words[k]) for k in asked])

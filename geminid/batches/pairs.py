@@ -12,11 +12,14 @@ from typing import Protocol, SupportsIndex
 import grain
 import numpy as np
 
-from geminid.batches.memory import Memory, clip_label
+from geminid.batches.memory import Memory
 from geminid.tokens.ids import IdSpace
+from geminid.tokens.letters import letters_by_part
 
 Batch = dict[str, np.ndarray]
-CAPTION_LENGTH = 12  # ids; longer names are cut
+CAPTION_LENGTH = 8  # ids; longer names are cut
+FIRST_LANGUAGE = 0.5  # share of captions in the recipe's first language
+DIGIT_PART = 6  # one word in so many is a digit
 
 
 class BatchSource(Protocol):
@@ -63,81 +66,124 @@ class PictureBatches:
 
 
 class CaptionedPictures:
-    """Two pictures of each drawn concept, in two styles where there are two, each with its name in one language."""
+    """Two pictures of each drawn core concept, in two styles where there are two, each named in one language.
+
+    A batch: pictures uint8 [batch S S 3], texts int32 [batch T], labels int32 [batch], and the names that the
+    labels point at, int32 [concepts T], in the recipe's first language.
+    """
 
     def __init__(self, memory: Memory, space: IdSpace, batch: int, steps: int):
         if batch % 2:
             raise ValueError(f"batch {batch} is odd; pictures come in pairs of one concept, use {batch + 1}")
         self.memory, self.space, self.batch, self.steps = memory, space, batch, steps
-        self.core = sorted(memory.pictures_by_concept(core=True).items())
-        self.extra = sorted(memory.pictures_by_concept(core=False).items())
-        self.labels = {name: k for k, (name, _) in enumerate(self.core + self.extra)}
-        self.names = memory.dataset.all_names
+        self.concepts = sorted(memory.pictures_by_concept(core=True).items())
+        self.names = memory.dataset.names
         self.languages = memory.recipe.data.languages
+        first = self.languages[0]
+        self.table = np.stack([caption_ids(space, first, self.names[first][concept]) for concept, _ in self.concepts])
 
     def __len__(self) -> int:
         return self.steps
 
     def caption(self, concept: str, rng: np.random.Generator) -> np.ndarray:
         known = [language for language in self.languages if concept in self.names.get(language, {})]
-        language = "en" if "en" in known and rng.random() < 0.5 else known[rng.integers(len(known))]
+        language = known[0] if rng.random() < FIRST_LANGUAGE else known[rng.integers(len(known))]
         return caption_ids(self.space, language, self.names[language][concept])
+
+    def two_styles(self, rng: np.random.Generator, pictures: list[int]) -> list[int]:
+        """Two of the pictures, in two styles where there are two."""
+        metas = self.memory.dataset.pictures
+        first = int(rng.choice(pictures))
+        others = [i for i in pictures if metas[i].style != metas[first].style]
+        others = others or [i for i in pictures if i != first] or [first]
+        return [first, int(rng.choice(others))]
 
     def __getitem__(self, record_key: SupportsIndex) -> Batch:
         rng = generator(self.memory.recipe.seed, "vision", int(record_key))
         num = self.batch // 2
-        num_extra = min(num // 2, len(self.extra))
-        num_core = num - num_extra
-        core = rng.choice(len(self.core), num_core, replace=num_core > len(self.core))
-        drawn = [self.core[k] for k in core]
-        if num_extra:
-            drawn += [self.extra[k] for k in rng.choice(len(self.extra), num_extra, replace=False)]
-        pictures, texts, labels = [], [], []
-        for concept, indices in drawn:
-            for k in rng.choice(indices, 2, replace=len(indices) < 2):
-                pictures.append(k)
-                texts.append(self.caption(concept, rng))
-                labels.append(self.labels[concept])
+        labels = rng.choice(len(self.concepts), num, replace=num > len(self.concepts))
+        pictures, texts = [], []
+        for concept, indices in (self.concepts[k] for k in labels):
+            pictures += self.two_styles(rng, indices)
+            texts += [self.caption(concept, rng) for _ in range(2)]
         return {
             "pictures": self.memory.pixels[pictures],
             "texts": np.stack(texts),
-            "labels": np.array(labels, np.int32),
+            "labels": np.repeat(labels, 2).astype(np.int32),
+            "names": self.table,
         }
 
 
 class CaptionedClips:
-    """Sounds with what they say: half in the spoken language, half in English; digits as numerals."""
+    """Two clips of each drawn word, all in one language, and digits in any: what is said, as text.
+
+    A batch: mels float32 [batch frames mels], frames int32 [batch], texts int32 [batch T], labels int32 [batch],
+    the names that the labels point at, int32 [concepts + 10, T] (all of the language, then the numerals), and
+    letters bool [batch parts letters], which occur in which part of what is said.
+    """
 
     def __init__(self, memory: Memory, space: IdSpace, batch: int, steps: int):
+        if batch % 2:
+            raise ValueError(f"batch {batch} is odd; clips come in pairs of one word, use {batch + 1}")
         self.memory, self.space, self.batch, self.steps = memory, space, batch, steps
-        self.by_label: dict[str, list[int]] = {}
-        for i in memory.train_clips("name", "digit", "sound"):
-            self.by_label.setdefault(clip_label(memory.dataset.clips[i]), []).append(i)
-        if not self.by_label:
-            raise ValueError("the data set has no training clips; add a package with recordings or synthetic voices")
-        self.all_labels = sorted(self.by_label)
+        self.concepts = memory.dataset.concepts
+        clips = memory.dataset.clips
+        place = {concept: k for k, concept in enumerate(self.concepts)}
+        self.words: dict[str, dict[int, list[int]]] = {}
+        for i in memory.train_clips("name"):
+            concept = clips[i].concept
+            assert concept is not None
+            self.words.setdefault(clips[i].language, {}).setdefault(place[concept], []).append(i)
+        self.digits: dict[int, list[int]] = {}
+        for i in memory.train_clips("digit"):
+            value = clips[i].digit
+            assert value is not None
+            self.digits.setdefault(len(self.concepts) + value, []).append(i)
+        if not self.words:
+            raise ValueError("the data set has no spoken names; add a package with recordings or synthetic voices")
+        self.languages = sorted(self.words)
+        numerals = [caption_ids(space, None, str(value), digit=True) for value in range(10)]
+        self.tables = {k: np.stack([*self._names(k), *numerals]) for k in self.languages}
+
+    def _names(self, language: str) -> list[np.ndarray]:
+        names = self.memory.dataset.names.get(language, {})
+        return [caption_ids(self.space, language, names.get(concept, "")) for concept in self.concepts]
 
     def __len__(self) -> int:
         return self.steps
 
-    def caption(self, i: int, rng: np.random.Generator) -> np.ndarray:
-        meta = self.memory.dataset.clips[i]
-        if meta.kind == "digit":
-            return caption_ids(self.space, None, str(meta.digit), digit=True)
-        names = self.memory.dataset.names
-        assert meta.concept is not None
-        language = meta.language if meta.language in names and rng.random() < 0.7 else "en"
-        return caption_ids(self.space, language, names[language][meta.concept])
-
     def __getitem__(self, record_key: SupportsIndex) -> Batch:
         rng = generator(self.memory.recipe.seed, "audio", int(record_key))
-        num = self.batch // 2
-        labels = rng.choice(len(self.all_labels), num, replace=num > len(self.all_labels))
-        chosen = [rng.choice(self.by_label[self.all_labels[k]]) for k in labels for _ in range(2)]
+        language = self.languages[rng.integers(len(self.languages))]
+        num_digits = self.batch // 2 // DIGIT_PART if self.digits else 0
+        labels = draw(rng, self.words[language], self.batch // 2 - num_digits)
+        labels += draw(rng, self.digits, num_digits) if num_digits else []
+        by_label = {**self.words[language], **self.digits}
+        chosen = [i for label in labels for i in self.two_voices(rng, by_label[label])]
         mels, frames = self.memory.stack_mels(chosen)
+        repeated = np.repeat(np.array(labels, np.int32), 2)
+        table = self.tables[language]
         return {
             "mels": mels,
             "frames": frames,
-            "texts": np.stack([self.caption(int(k), rng) for k in chosen]),
-            "labels": np.repeat(labels, 2).astype(np.int32),
+            "texts": table[repeated],
+            "labels": repeated,
+            "names": table,
+            "letters": np.stack([letters_by_part(self.memory.dataset.clips[i].text) for i in chosen]),
         }
+
+    def two_voices(self, rng: np.random.Generator, clips: list[int]) -> list[int]:
+        """A real and a synthetic voice of a word where there are both, half of the time; else any two."""
+        metas = self.memory.dataset.clips
+        real = [i for i in clips if metas[i].real]
+        if real and len(real) < len(clips) and rng.random() < 0.5:
+            return [int(rng.choice(real)), int(rng.choice([i for i in clips if not metas[i].real]))]
+        synthetic = [i for i in clips if not metas[i].real]
+        synthetic = synthetic if len(synthetic) > 1 else clips
+        return rng.choice(synthetic, 2, replace=len(synthetic) < 2).tolist()
+
+
+def draw(rng: np.random.Generator, by_label: dict[int, list[int]], count: int) -> list[int]:
+    """`count` labels, different ones where there are enough."""
+    known = sorted(by_label)
+    return [known[k] for k in rng.choice(len(known), count, replace=count > len(known))]

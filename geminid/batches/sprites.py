@@ -16,9 +16,8 @@ def moving_sprite(rng: np.random.Generator, pixels: np.ndarray, count: int) -> l
     picture = Image.fromarray(pixels)
     direction = rng.uniform(0, 2 * np.pi)
     reach = side * rng.uniform(0.1, 0.3)
-    turn = rng.choice([-1, 1]) * rng.uniform(15, 60)  # degrees over the whole video
-    low, high = np.sort(rng.uniform(0.6, 1.0, 2))
-    scales = np.linspace(low, high, count)
+    turn = rng.choice([-1, 1]) * rng.uniform(15, 60)  # degrees to either side
+    scales = np.linspace(rng.uniform(0.55, 0.7), rng.uniform(0.85, 1.0), count)
     frames = []
     for k in range(count):
         part = k / max(1, count - 1) - 0.5

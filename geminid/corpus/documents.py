@@ -5,7 +5,7 @@ An answer is a `make` segment: it carries the loss in training, and is what the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -84,11 +84,12 @@ def few_shot(examples: Sequence[tuple[np.ndarray, str]], queries: Sequence[tuple
 SYLLABLES = tuple(c + v for c in "bdfgklmnprstvz" for v in "aeiou")
 
 
-def made_up_words(rng: np.random.Generator, count: int) -> list[str]:
-    """Different words of two syllables that mean nothing."""
+def made_up_words(rng: np.random.Generator, count: int, real: Collection[str] = ()) -> list[str]:
+    """Different words of two syllables, none of them among the `real` ones."""
     chosen = rng.choice(len(SYLLABLES), (count, 2), replace=True)
     words = ["".join(SYLLABLES[k] for k in pair) for pair in chosen]
-    return words if len(set(words)) == count else made_up_words(rng, count)
+    good = len(set(words)) == count and not any(word in real for word in words)
+    return words if good else made_up_words(rng, count, real)
 
 
 def _answer(text: str | None) -> tuple[Segment, ...]:

@@ -25,6 +25,8 @@ from flax import nnx
 from rich.console import Console
 from rich.progress import track
 
+from geminid.train import augment
+
 SIDE = 32  # pixels: the side that the network sees
 WIDTHS = (16, 32, 128)  # channels of the three stages, at 16, 8 and 4 pixels a side
 BATCH = 64
@@ -181,7 +183,7 @@ def _step(
     graph: nnx.GraphDef, steps: int, progress: _Progress, key: jax.Array, ink: jax.Array, targets: jax.Array
 ) -> _Progress:
     """One step of `steps` on [B, SIDE, SIDE, 3] and [B]."""
-    batch = _augment(key, ink)
+    batch = (1.0 - augment.pictures(key, 1.0 - 2.0 * ink)) / 2.0
 
     def loss(params: nnx.State) -> tuple[jax.Array, nnx.State]:
         network = nnx.merge(graph, params, progress.statistics, copy=True)
@@ -227,36 +229,3 @@ def _to_ink(pixels: np.ndarray) -> np.ndarray:
     if pixels.shape[1] != SIDE:
         ink = np.asarray(jax.image.resize(ink, (len(ink), SIDE, SIDE, 3), "linear"))
     return ink
-
-
-def _augment(key: jax.Array, ink: jax.Array) -> jax.Array:
-    """float32 [B, SIDE, SIDE, 3] -> the same, each picture moved, scaled, blurred, recoloured and made noisy."""
-    b = ink.shape[0]
-    keys = iter(jax.random.split(key, 9))
-
-    def uniform(low: float, high: float, *shape: int) -> jax.Array:
-        return jax.random.uniform(next(keys), shape, minval=low, maxval=high)
-
-    blur = jnp.exp(uniform(np.log(0.35), np.log(1.6), b, 1, 1))  # pixels; 1.6 is a quarter of the detail
-    scale, stretch = uniform(0.8, 1.15, b, 1, 1), uniform(0.92, 1.08, b, 1, 1)
-    rows = _resampling(uniform(-3.0, 3.0, b, 1, 1), scale * stretch, blur)
-    columns = _resampling(uniform(-3.0, 3.0, b, 1, 1), scale / stretch, blur)
-    moved = jnp.einsum("bij,bjkc->bikc", rows, ink)
-    moved = jnp.einsum("bij,bkjc->bkic", columns, moved)
-    recoloured = moved * uniform(0.7, 1.3, b, 1, 1, 3) + uniform(-0.06, 0.06, b, 1, 1, 3)
-    noise = jax.random.normal(next(keys), ink.shape) * uniform(0.0, 0.06, b, 1, 1, 1)
-    return jnp.clip(recoloured + noise, 0.0, 1.0)
-
-
-def _resampling(shift: jax.Array, scale: jax.Array, blur: jax.Array) -> jax.Array:
-    """[B, 1, 1] each, shift and blur in pixels -> [B, SIDE, SIDE]: moves, scales and blurs along one dimension.
-
-    Each row is a Gaussian over the source pixels, normalised over a margin beyond the picture: what lies
-    there is paper, so a row that reaches out of the picture sums to less than 1.
-    """
-    middle = (SIDE - 1) / 2
-    target = jnp.arange(SIDE, dtype=jnp.float32)[None, :, None]
-    source = jnp.arange(-SIDE, 2 * SIDE, dtype=jnp.float32)[None, None, :]
-    centre = (target - middle) / scale + middle + shift
-    weights = jnp.exp(-0.5 * ((source - centre) / blur) ** 2)
-    return (weights / weights.sum(-1, keepdims=True))[:, :, SIDE : 2 * SIDE]

@@ -40,48 +40,54 @@ def rounded(number: int, grain: int) -> int:
 
 @dataclass(frozen=True)
 class Names:
-    """Candidates as a prefix tree. ends int [candidates]: the node at which each one is complete."""
+    """Candidates as a prefix tree, see `geminid.model.sampling.Tree`.
+
+    paths: bool [candidates edges], the steps of each candidate.
+    """
 
     ids: np.ndarray
     depths: np.ndarray
-    parents: np.ndarray
     ancestors: np.ndarray
-    ends: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
+    next_ids: np.ndarray
+    parents: np.ndarray
+    paths: np.ndarray
 
 
 def prefix_tree(candidates: Sequence[Sequence[int]]) -> Names:
     """Merges candidates (ids each) at their common beginnings."""
-    nodes: dict[tuple[int, ...], int] = {}
-    for candidate in candidates:
-        for k in range(1, len(candidate) + 1):
-            nodes.setdefault(tuple(candidate[:k]), len(nodes))
+    beginnings = {tuple(candidate[:k]) for candidate in candidates for k in range(1, len(candidate))}
+    nodes = {path: number for number, path in enumerate(sorted(beginnings))}
+    steps = {tuple(candidate[:k]) for candidate in candidates for k in range(1, len(candidate) + 1)}
+    edges = {path: number for number, path in enumerate(sorted(steps))}
     ancestors = np.zeros((len(nodes), len(nodes)), bool)
     for path, node in nodes.items():
         for k in range(1, len(path) + 1):
             ancestors[node, nodes[path[:k]]] = True
+    paths = np.zeros((len(candidates), len(edges)), bool)
+    for row, candidate in zip(paths, candidates, strict=True):
+        row[[edges[tuple(candidate[:k])] for k in range(1, len(candidate) + 1)]] = True
     return Names(
         np.array([path[-1] for path in nodes], np.int32),
         np.array([len(path) - 1 for path in nodes], np.int32),
-        np.array([nodes.get(path[:-1], -1) for path in nodes], np.int32),
         ancestors,
-        np.array([nodes[tuple(candidate)] for candidate in candidates]),
+        np.array([path[-1] for path in edges], np.int32),
+        np.array([nodes.get(path[:-1], -1) for path in edges], np.int32),
+        paths,
     )
 
 
 def stack_trees(trees: Sequence[Names]) -> Tree:
-    """Trees of one batch, padded to the same number of nodes (a padding node sees itself alone)."""
-    nodes = rounded(max(len(tree) for tree in trees), NODE_GRAIN)
+    """Trees of one batch, padded to the same number of nodes (a padding node sees itself alone) and edges."""
+    nodes = rounded(max(len(tree.ids) for tree in trees), NODE_GRAIN)
+    edges = rounded(max(len(tree.next_ids) for tree in trees), NODE_GRAIN)
     ids, depths = np.zeros((2, len(trees), nodes), np.int32)
-    parents = np.full((len(trees), nodes), -1, np.int32)
+    next_ids, parents = np.zeros((2, len(trees), edges), np.int32)
     ancestors = np.tile(np.eye(nodes, dtype=bool), (len(trees), 1, 1))
     for row, tree in enumerate(trees):
-        n = len(tree)
-        ids[row, :n], depths[row, :n], parents[row, :n] = tree.ids, tree.depths, tree.parents
-        ancestors[row, :n, :n] = tree.ancestors
-    return Tree(jnp.asarray(ids), jnp.asarray(depths), jnp.asarray(parents), jnp.asarray(ancestors))
+        n, e = len(tree.ids), len(tree.next_ids)
+        ids[row, :n], depths[row, :n], ancestors[row, :n, :n] = tree.ids, tree.depths, tree.ancestors
+        next_ids[row, :e], parents[row, :e] = tree.next_ids, tree.parents
+    return Tree(*(jnp.asarray(array) for array in (ids, depths, ancestors, next_ids, parents)))
 
 
 class Respondent:
@@ -161,7 +167,7 @@ class Respondent:
             part = trees[at]
             tree = stack_trees(part + [part[-1]] * (BATCH - len(part)))
             scores = np.asarray(self._score(self._params, arrays, tree))
-            rows += [row[names.ends] for row, names in zip(scores, part, strict=False)]
+            rows += [names.paths @ row[: len(names.next_ids)] for row, names in zip(scores, part, strict=False)]
         return np.stack(rows)
 
     def say(self, questions: Sequence[Document]) -> list[str]:

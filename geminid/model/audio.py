@@ -46,46 +46,63 @@ class ConformerBlock(nnx.Module):
 
 
 class AudioEncoder(nnx.Module):
-    """Strided convolutions, Conformer blocks, mean over `reduction` frames."""
+    """Strided convolutions over time (mels are channels), Conformer blocks, `reduction` states to one soft token."""
 
     def __init__(self, config: AudioConfig, *, rngs: nnx.Rngs):
         self.config = config
-        channels = (1, *config.conv_widths)
+        channels = (config.num_mels, *config.conv_widths)
         self.convolutions = nnx.List(
             [
-                nnx.Conv(a, b, (3, 3), (2, 2), padding="SAME", rngs=rngs)
+                nnx.Conv(a, b, (3,), (2,), padding="SAME", rngs=rngs)
                 for a, b in zip(channels, channels[1:], strict=False)
             ]
         )
-        bands = -(-config.num_mels // 2 ** len(config.conv_widths))
-        self.inward = dense(bands * channels[-1], config.width, rngs)
+        self.inward = dense(channels[-1], config.width, rngs)
         self.blocks = nnx.List([ConformerBlock(config, rngs=rngs) for _ in range(config.num_layers)])
         self.norm = RMSNorm(config.width)
         self.pool_query = dense(config.width, 1, rngs)
+        self.merge = dense(config.reduction * config.width, config.width, rngs)
 
-    def __call__(self, mels: Array, num_frames: Array) -> tuple[Array, Array, Array]:
-        """mels float [B frames mels], num_frames int [B].
+    def hear(self, mels: Array, num_frames: Array) -> tuple[Array, Array]:
+        """mels float [B frames mels], num_frames int [B] -> states [B n D] and their validity bool [B n 1].
 
-        Returns soft tokens [B n D], their validity bool [B n], and one pooled vector per clip [B D].
+        One state for every 2^convolutions frames.
         """
         valid = jnp.arange(mels.shape[1]) < num_frames[:, None]
-        x = (jnp.where(valid[..., None], mels, 0.0))[..., None]
+        x = normalised(mels, valid[..., None])
         for convolution in self.convolutions:
             x = jax.nn.gelu(convolution(x))
             valid = valid[:, ::2]
-            x = x * valid[:, :, None, None]
-        batch, length = x.shape[:2]
-        x = x.reshape(batch, length, -1) @ self.inward[...]
-        x = x + 0.5 * sinusoid(length, self.config.width)
+            x = x * valid[..., None]
+        x = x @ self.inward[...]
+        x = x + 0.5 * sinusoid(x.shape[1], self.config.width)
         keep = valid[..., None].astype(x.dtype)
         for block in self.blocks:
             x = block(x, keep)
-        x = self.norm(x) * keep
-        weights = jax.nn.softmax(jnp.where(valid[..., None], x @ self.pool_query[...], -1e30), 1)
-        pooled = jnp.sum(weights * x, 1)
-        reduction = self.config.reduction
-        short = -length % reduction
-        x, keep = jnp.pad(x, ((0, 0), (0, short), (0, 0))), jnp.pad(keep, ((0, 0), (0, short), (0, 0)))
-        count = keep.reshape(batch, -1, reduction).sum(2)
-        soft = x.reshape(batch, -1, reduction, x.shape[-1]).sum(2) / jnp.maximum(count, 1.0)[..., None]
-        return soft, count > 0, pooled
+        return self.norm(x) * keep, valid[..., None]
+
+    def pool(self, x: Array, valid: Array) -> Array:
+        """One vector for each clip [B D] from its states [B n D]."""
+        weights = jax.nn.softmax(jnp.where(valid, x @ self.pool_query[...], -1e30), 1)
+        return jnp.sum(weights * x, 1)
+
+    def reduce(self, x: Array) -> Array:
+        """States [B n D] -> soft tokens [B n/reduction D]: neighbours side by side, then projected."""
+        short = -x.shape[1] % self.config.reduction
+        x = jnp.pad(x, ((0, 0), (0, short), (0, 0)))
+        return x.reshape(x.shape[0], -1, self.config.reduction * x.shape[2]) @ self.merge[...]
+
+    def __call__(self, mels: Array, num_frames: Array) -> Array:
+        """Soft tokens [B n D] of clips: mels float [B frames mels], num_frames int [B]."""
+        return self.reduce(self.hear(mels, num_frames)[0])
+
+
+def normalised(mels: Array, valid: Array) -> Array:
+    """Each band to mean 0 over the clip, the clip to variance 1: takes out microphone and loudness.
+
+    mels [B frames mels]; valid bool [B frames 1]; padding becomes 0.
+    """
+    count = jnp.maximum(valid.sum(1, keepdims=True), 1)
+    centred = jnp.where(valid, mels - jnp.sum(jnp.where(valid, mels, 0.0), 1, keepdims=True) / count, 0.0)
+    variance = jnp.sum(centred**2, (1, 2), keepdims=True) / (count * mels.shape[2])
+    return centred * jax.lax.rsqrt(variance + 1e-2)

@@ -31,20 +31,27 @@ class CaptionHeads(nnx.Module):
         self.caption = dense(width, num_ids, rngs, 0.1)
         self.log_temperature = nnx.Param(jnp.asarray(math.log(14.0), jnp.float32))  # 1 / 0.07, as in CLIP
 
-    def __call__(self, texts: Array, soft: Array, pooled: Array) -> tuple[Array, Array, Array]:
-        """texts int [N T], 0-padded; soft [N n D]; pooled [N D].
-
-        Returns unit vectors of the inputs and of the texts, [N width] each, and caption logits [N T V].
-        """
-        present = texts > 0
+    def _read(self, texts: Array) -> tuple[Array, Array]:
+        """States [N T width] of the text tower, and who may see whom, bool [N T T]."""
         length = texts.shape[1]
-        mask = jnp.tril(jnp.ones((length, length), bool))[None] & present[:, None, :]
+        mask = jnp.tril(jnp.ones((length, length), bool))[None] & (texts > 0)[:, None, :]
         x = jnp.take(self.embedding[...], texts, axis=0) + sinusoid(length, self.embedding.shape[1])
-        x = self.unimodal(x, mask)
-        last = jnp.maximum(present.sum(1) - 1, 0)
-        text = jnp.take_along_axis(self.norm_text(x), last[:, None, None], 1)[:, 0] @ self.project_text[...]
-        caption = self.norm_caption(self.multimodal(x, mask, soft)) @ self.caption[...]
-        return unit(pooled @ self.project_input[...]), unit(text), caption
+        return self.unimodal(x, mask), mask
+
+    def tell(self, texts: Array) -> Array:
+        """Unit vectors [N width] of texts, int [N T] padded with 0."""
+        x, _ = self._read(texts)
+        last = jnp.maximum((texts > 0).sum(1) - 1, 0)
+        return unit(jnp.take_along_axis(self.norm_text(x), last[:, None, None], 1)[:, 0] @ self.project_text[...])
+
+    def see(self, pooled: Array) -> Array:
+        """Unit vectors [N width] of inputs; pooled [N D]."""
+        return unit(pooled @ self.project_input[...])
+
+    def caption_logits(self, texts: Array, soft: Array) -> Array:
+        """[N T V] for captions int [N T] of inputs with soft tokens [N n D]."""
+        x, mask = self._read(texts)
+        return self.norm_caption(self.multimodal(x, mask, soft)) @ self.caption[...]
 
 
 def unit(x: Array) -> Array:

@@ -9,14 +9,14 @@ from flax import nnx
 from jax import Array
 
 from geminid.config import CodecConfig
+from geminid.model.convolutions import ResidualConv, convolution, fold, unfold
 from geminid.model.layers import RMSNorm
-from geminid.model.vision import ResidualConv, convolution
 
 
 def bound(z: Array, levels: tuple[int, ...]) -> Array:
     """Squash each channel so that rounding gives exactly its number of levels (section 3, f(z))."""
     level = jnp.array(levels, jnp.float32)
-    half = (level - 1) * (1 - 1e-3) / 2
+    half = (level - 1) * (1 + 1e-3) / 2  # the paper's 1 - 1e-3 fails for 2 levels
     offset = jnp.where(level % 2 == 0, 0.5, 0.0)
     shift = jnp.arctanh(offset / half)
     return jnp.tanh(z + shift) * half - offset
@@ -43,20 +43,6 @@ def values_of(codes: Array, levels: tuple[int, ...]) -> Array:
     digits = codes[..., None] // basis % jnp.array(levels, jnp.int32)
     half = jnp.array([level // 2 for level in levels], jnp.float32)
     return (digits.astype(jnp.float32) - half) / half
-
-
-def fold(x: Array, factor: int) -> Array:
-    """Space to depth: [B H W C] -> [B H/f W/f f*f*C]."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // factor, factor, width // factor, factor, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // factor, width // factor, -1)
-
-
-def unfold(x: Array, factor: int) -> Array:
-    """Depth to space: the inverse of `fold`."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height, width, factor, factor, channels // factor**2)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * factor, width * factor, -1)
 
 
 class ImageCodec(nnx.Module):

@@ -75,7 +75,7 @@ class Model(nnx.Module):
             pictures = to_float(sensed.pictures) if sensed.pictures.dtype == jnp.uint8 else sensed.pictures
             soft.append(flat(self.vision_to_decoder(self.vision(pictures))))
         if sensed.mels.shape[0]:
-            soft.append(flat(self.audio_to_decoder(self.audio(sensed.mels, sensed.frames)[0])))
+            soft.append(flat(self.audio_to_decoder(self.audio(sensed.mels, sensed.frames))))
         return jnp.concatenate(soft).astype(self.recipe.decoder.dtype)
 
     def embed(self, ids: Array, sources: Array, soft: Array) -> Array:

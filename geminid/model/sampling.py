@@ -82,21 +82,23 @@ def generate(
 class Tree:
     """Candidates merged at their common beginnings, one tree for each of B prompts.
 
-    ids, depths, parents int32 [B nodes], parents -1 at the root's children; ancestors bool [B nodes nodes],
-    True for a node's ancestors and itself.
+    Nodes are the beginnings that go on: ids, depths int32 [B nodes]; ancestors bool [B nodes nodes], True for a
+    node's ancestors and itself. Edges are the steps to be scored: next_ids int32 [B edges], and parents int32
+    [B edges], the node that each one leaves, -1 for the prompt's end.
     """
 
     ids: Array
     depths: Array
-    parents: Array
     ancestors: Array
+    next_ids: Array
+    parents: Array
 
 
 def score_tree(model: Model, last: Array, context: Context, tree: Tree) -> Array:
-    """Log-likelihood of every node of a prefix tree after each prompt: float32 [B nodes].
+    """Log-probability of every edge of a prefix tree after each prompt: float32 [B edges].
 
-    All candidates are scored in one pass (tree attention, Miao et al. 2023, arXiv 2305.09781). The value of a
-    node is the sum of the log-probabilities from the prompt's end to it.
+    The likelihood of a candidate is the sum over the edges of its path: all candidates in one pass (tree
+    attention, Miao et al. 2023, arXiv 2305.09781). last [B D] and context: what `Model.read` returned.
     """
     batch, nodes = tree.ids.shape
     x = model.decoder.embed(tree.ids)
@@ -105,10 +107,7 @@ def score_tree(model: Model, last: Array, context: Context, tree: Tree) -> Array
     mask = jnp.concatenate([past, tree.ancestors], -1)
     keys_at = jnp.concatenate([context.positions, positions], 1)
     hidden, _ = model.decoder(x, positions, mask, keys_at, context.cache)
-    before = jnp.concatenate([last[:, None], hidden], 1)  # [B 1+nodes D]
-    scores = model.decoder.logits(before)
-    log_z = jax.nn.logsumexp(scores, -1)
+    scores = model.decoder.logits(jnp.concatenate([last[:, None], hidden], 1))  # [B 1+nodes V]
     parents = tree.parents + 1
-    chosen = jax.vmap(lambda rows, at, ids: rows[at, ids])(scores, parents, tree.ids)
-    log_p = chosen - jnp.take_along_axis(log_z, parents, axis=1)
-    return jnp.einsum("bmn,bn->bm", tree.ancestors.astype(log_p.dtype), log_p)
+    chosen = jax.vmap(lambda rows, at, ids: rows[at, ids])(scores, parents, tree.next_ids)
+    return chosen - jnp.take_along_axis(jax.nn.logsumexp(scores, -1), parents, axis=1)

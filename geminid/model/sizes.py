@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 from flax import nnx
 
@@ -17,10 +19,23 @@ def count(tree: object) -> int:
 
 
 def num_params(recipe: Recipe, num_ids: int | None = None) -> int:
-    """Parameters of decoder, encoders and codec. num_ids: size of the id space when its tokenizer is trained."""
+    """Parameters of decoder, encoders and codec. num_ids: size of the id space when its tokenizer is trained.
+
+    The encoders' layers are all alike, so the count is linear in their number: one and two layers are traced.
+    """
     if num_ids is None:
         num_ids = len(special_names(recipe)) + recipe.text.vocab_size + recipe.codec.num_codes
-    size = num_ids
-    model = nnx.eval_shape(lambda: Model(recipe, size, rngs=nnx.Rngs(0)))
+
+    def with_layers(vision: int, audio: int) -> int:
+        small = dataclasses.replace(
+            recipe,
+            vision=dataclasses.replace(recipe.vision, num_layers=vision),
+            audio=dataclasses.replace(recipe.audio, num_layers=audio),
+        )
+        return count(nnx.state(nnx.eval_shape(lambda: Model(small, num_ids, rngs=nnx.Rngs(0))), nnx.Param))
+
+    one = with_layers(1, 1)
+    seeing, hearing = with_layers(2, 1) - one, with_layers(1, 2) - one
     codec = nnx.eval_shape(lambda: ImageCodec(recipe.codec, rngs=nnx.Rngs(0)))
-    return count(nnx.state(model, nnx.Param)) + count(nnx.state(codec, nnx.Param))
+    layers = (recipe.vision.num_layers - 1) * seeing + (recipe.audio.num_layers - 1) * hearing
+    return one + layers + count(nnx.state(codec, nnx.Param))

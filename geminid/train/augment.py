@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+LOG_FLOOR = math.log(1e-3)  # log-mel of silence, see `geminid.tokens.audio`
 
 
 def _resample(key: Array, count: int, size: int, scale: tuple[float, float], shift: float) -> Array:
@@ -17,30 +21,42 @@ def _resample(key: Array, count: int, size: int, scale: tuple[float, float], shi
     return jnp.maximum(0.0, 1.0 - jnp.abs(source[:, :, None] - jnp.arange(size)))
 
 
-def pictures(key: Array, x: Array, flip: bool = True) -> Array:
-    """Scale, shift, mirror, shear, colour and a cut-out patch. x: float [B H W 3] in [-1, 1] on white."""
-    batch, height, width, _ = x.shape
-    keys = jax.random.split(key, 8)
-    ink = 1.0 - x  # white is nothing: what moves out of the frame leaves white
-    rows = _resample(keys[0], batch, height, (0.75, 1.1), 0.1)
-    columns = _resample(keys[1], batch, width, (0.75, 1.1), 0.1)
-    if flip:
-        mirrored = jax.random.bernoulli(keys[2], 0.5, (batch, 1, 1))
-        columns = jnp.where(mirrored, columns[:, ::-1], columns)
-    ink = jnp.einsum("bij,bjwc->biwc", rows, ink)
-    ink = jnp.einsum("bij,bhjc->bhic", columns, ink)
-    mix = jnp.eye(3) + 0.15 * jax.random.normal(keys[3], (batch, 3, 3))
-    grey = jax.random.bernoulli(keys[4], 0.1, (batch, 1, 1))
-    mix = jnp.where(grey, jnp.full((3, 3), 1 / 3), mix)
-    gain = jax.random.uniform(keys[5], (batch, 1, 1, 1), minval=0.7, maxval=1.2)
-    ink = gain * jnp.einsum("bhwc,bcd->bhwd", ink, mix)
-    corner = jax.random.uniform(keys[6], (batch, 2, 1), minval=-0.3, maxval=1.0)
-    side = 0.3
-    grids = [jnp.arange(n) / n for n in (height, width)]
-    at = [(g >= corner[:, i]) & (g < corner[:, i] + side) for i, g in enumerate(grids)]
-    hole = at[0][:, :, None] & at[1][:, None, :]
-    ink = jnp.where(hole[..., None], 0.0, ink)
-    return jnp.clip(1.0 - ink, -1.0, 1.0)
+def pictures(key: Array, x: Array) -> Array:
+    """Pictures on white, float [B S S 3] in [-1, 1], each moved, scaled, blurred, recoloured and made noisy.
+
+    They are not mirrored: a style that was not seen is named 2 points worse after that (78.7% -> 76.4%).
+    """
+    batch, side = x.shape[:2]
+    keys = iter(jax.random.split(key, 9))
+
+    def uniform(low: float, high: float, *shape: int) -> Array:
+        return jax.random.uniform(next(keys), shape, minval=low, maxval=high)
+
+    ink = (1.0 - x) / 2.0  # white is nothing: what moves out of the frame leaves white
+    blur = jnp.exp(uniform(math.log(0.35), math.log(1.6), batch, 1, 1)) * side / 32  # pixels
+    scale, stretch = uniform(0.8, 1.15, batch, 1, 1), uniform(0.92, 1.08, batch, 1, 1)
+    reach = 3.0 * side / 32
+    rows = _moved(uniform(-reach, reach, batch, 1, 1), scale * stretch, blur, side)
+    columns = _moved(uniform(-reach, reach, batch, 1, 1), scale / stretch, blur, side)
+    ink = jnp.einsum("bij,bjkc->bikc", rows, ink)
+    ink = jnp.einsum("bij,bkjc->bkic", columns, ink)
+    ink = ink * uniform(0.7, 1.3, batch, 1, 1, 3) + uniform(-0.06, 0.06, batch, 1, 1, 3)
+    ink = ink + jax.random.normal(next(keys), ink.shape) * uniform(0.0, 0.06, batch, 1, 1, 1)
+    return 1.0 - 2.0 * jnp.clip(ink, 0.0, 1.0)
+
+
+def _moved(shift: Array, scale: Array, blur: Array, side: int) -> Array:
+    """[B 1 1] each, shift and blur in pixels -> [B side side]: moves, scales and blurs along one axis.
+
+    Each row is a Gaussian over the source pixels, normalised over a margin beyond the picture: what lies
+    there is paper, so a row that reaches out of the picture sums to less than 1.
+    """
+    middle = (side - 1) / 2
+    target = jnp.arange(side, dtype=jnp.float32)[None, :, None]
+    source = jnp.arange(-side, 2 * side, dtype=jnp.float32)[None, None, :]
+    centre = (target - middle) / scale + middle + shift
+    weights = jnp.exp(-0.5 * ((source - centre) / blur) ** 2)
+    return (weights / weights.sum(-1, keepdims=True))[:, :, side : 2 * side]
 
 
 def codec_pictures(key: Array, x: Array) -> Array:
@@ -61,9 +77,11 @@ def codec_pictures(key: Array, x: Array) -> Array:
 def mels(key: Array, x: Array, num_frames: Array) -> tuple[Array, Array]:
     """Speed, vocal-tract warp, tilt, gain, noise, masks (SpecAugment, Park et al. 2019).
 
-    x: float [B frames mels]; num_frames int [B]. Returns the same shapes.
+    x: float [B frames mels]; num_frames int [B]. Returns the same shapes. What stands after a clip's frames
+    does not matter.
     """
     batch, length, bands = x.shape
+    x = jnp.where(_present(length, num_frames), x, LOG_FLOOR)
     keys = jax.random.split(key, 8)
     speed = jax.random.uniform(keys[0], (batch, 1), minval=0.8, maxval=1.25)
     source = jnp.arange(length) * speed
@@ -74,8 +92,7 @@ def mels(key: Array, x: Array, num_frames: Array) -> tuple[Array, Array]:
     x = take(x, low) * (1 - part) + take(x, high) * part
     frames = jnp.clip((num_frames / speed[:, 0]).astype(jnp.int32), 1, length)
     warp = _resample(keys[1], batch, bands, (0.88, 1.14), 0.03)
-    floor = jnp.log(1e-3)
-    x = floor + jnp.einsum("bij,btj->bti", warp, x - floor)
+    x = LOG_FLOOR + jnp.einsum("bij,btj->bti", warp, x - LOG_FLOOR)
     band = jnp.linspace(-1, 1, bands)
     slope, bend = jax.random.normal(keys[2], (2, batch, 1, 1))
     tilt = 0.6 * slope * band + 0.4 * bend * band**2
@@ -92,5 +109,11 @@ def mels(key: Array, x: Array, num_frames: Array) -> tuple[Array, Array]:
         return (at >= start) & (at < start + wide)
 
     hidden = stripes(keys[6], bands, bands // 6)[:, None, :] | stripes(keys[7], length, 12)[:, :, None]
-    mean = jnp.mean(x, (1, 2), keepdims=True)
+    heard = _present(length, frames)
+    mean = jnp.sum(jnp.where(heard, x, 0.0), (1, 2), keepdims=True) / (frames[:, None, None] * bands)
     return jnp.where(hidden, mean, x), frames
+
+
+def _present(length: int, num_frames: Array) -> Array:
+    """bool [B length 1]: frames that belong to the clip."""
+    return (jnp.arange(length) < num_frames[:, None])[..., None]

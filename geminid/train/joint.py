@@ -51,7 +51,7 @@ def joint_task(recipe: Recipe, model: Model) -> Task:
 
     def loss(model: Model, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         a, b = jax.random.split(key)
-        pictures = augment.pictures(a, to_float(batch["pictures"]), flip=True)
+        pictures = augment.pictures(a, to_float(batch["pictures"]))
         mels, frames = augment.mels(b, batch["mels"], batch["frames"])
         return next_id_loss(model, batch, Sensed(pictures, mels, frames))
 

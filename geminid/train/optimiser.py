@@ -16,7 +16,8 @@ def make_optimiser(
 ) -> optax.GradientTransformation:
     """The optimiser of a stage; `rate_of(path)` scales the learning rate of single parameters.
 
-    Weight decay touches matrices only (two or more axes).
+    Weight decay touches matrices only: two or more axes, and not the scales of norms, which stacked layers hold
+    as [layers width].
     """
     warmup = min(config.warmup_steps, max(1, steps // 2))
     schedule = optax.warmup_cosine_decay_schedule(
@@ -36,7 +37,12 @@ def make_optimiser(
             config.beta1,
             config.beta2,
             weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
+            mask=lambda params: jax.tree_util.tree_map_with_path(decays, params),
         ),
         scale_rates(),
     )
+
+
+def decays(path: Any, param: Any) -> bool:
+    """Whether weight decay applies to the parameter at `path`."""
+    return param.ndim >= 2 and not jax.tree_util.keystr(path).endswith("['scale']")

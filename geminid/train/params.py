@@ -50,6 +50,9 @@ def load_params(path: Path, module: Module, prefix: str = "") -> Module:
             has = "nothing" if leaf is None else f"shape {leaf.shape}"
             need = f"the model needs {wanted[name].shape}"
             raise ValueError(f"{path} holds {has} for '{prefix + name}', {need}; it is of another recipe")
+    extra = [name for name in saved if name.startswith(prefix) and name[len(prefix) :] not in wanted]
+    if extra:
+        raise ValueError(f"{path} also holds '{extra[0]}', which the model does not have; it is of another recipe")
     leaves = [jax.numpy.asarray(found[name]) for name in wanted]
     pure = jax.tree.unflatten(jax.tree.structure(pure), leaves)
     nnx.replace_by_pure_dict(state, pure)

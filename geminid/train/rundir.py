@@ -40,6 +40,11 @@ class RunDir:
         return self.path / "tokenizer.model"
 
     @property
+    def names(self) -> Path:
+        """{language: {core concept: name}}: what the model can be asked about without the data set."""
+        return self.path / "names.json"
+
+    @property
     def codes(self) -> Path:
         """int32 [pictures h w]: every picture of the data set as the codec writes it."""
         return self.path / "codes.npy"
@@ -53,6 +58,10 @@ class RunDir:
 
     def params(self, stage: str) -> Path:
         return self.stage(stage) / "params.safetensors"
+
+    def cursor(self, stage: str) -> Path:
+        """Where a finished stage stopped reading its data."""
+        return self.stage(stage) / "cursor.json"
 
     def curve(self, stage: str) -> Path:
         return self.path / "curves" / f"{stage}.jsonl"

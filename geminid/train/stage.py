@@ -23,9 +23,9 @@ from geminid.model.vision import to_float
 from geminid.tokens.ids import IdSpace
 from geminid.tokens.stream import Stream, Streamer
 from geminid.train import joint, pretrain
-from geminid.train.loop import Loop, write_array
+from geminid.train.loop import Loop, cursor_of, write_array
 from geminid.train.params import load_params, save_params
-from geminid.train.rundir import RunDir
+from geminid.train.rundir import RunDir, write_json
 
 Report = Callable[[int], None]
 
@@ -51,6 +51,7 @@ class Workshop:
         """Trains `task` and writes its parameters, which marks the stage as finished."""
         loop = Loop(name, self.run.stage(name), config, self.recipe.seed, self.run.curve(name), self.report)
         state = loop.run(task.step, task.state, batches)
+        write_json(self.run.cursor(name), cursor_of(batches))
         save_params(self.run.params(name), state["params"])
 
 

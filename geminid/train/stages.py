@@ -6,16 +6,11 @@ killed goes on from its last checkpoint and ends with the same bits.
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import fcntl
 import multiprocessing
 import os
 import queue
-import resource
-import signal
-import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,37 +18,40 @@ from pathlib import Path
 from typing import Any
 
 from geminid.config import Recipe, StageConfig
+from geminid.train.child import POLL_S, end_with, peak_rss_gib, portable
 from geminid.train.progress import Bars, bars
 from geminid.train.rundir import RunDir, read_json, write_json
 
 # The encoders and the codec do not need each other: two lanes, one core each. Then everything together.
 PHASES: tuple[tuple[tuple[str, ...], ...], ...] = ((("vision",), ("codec", "audio")), (("joint",),))
-POLL_S = 0.2
+CORE_REPEATS = 8  # most documents are about core concepts
 
 
 def stage_config(recipe: Recipe, name: str) -> StageConfig:
     return recipe.joint.stage if name == "joint" else getattr(recipe, f"{name}_stage")
 
 
-def run_stages(recipe: Recipe, run_dir: Path, dataset_path: Path) -> dict[str, Any]:
+def run_stages(recipe: Recipe, run_dir: Path, dataset_path: Path, origin: float | None = None) -> dict[str, Any]:
     """Trains whatever of `recipe` is not finished in `run_dir`.
 
+    origin: on time.time()'s scale, from which `timings.json` counts; default: now.
     ValueError when the directory holds another recipe's run; RuntimeError when a stage fails.
     """
     run = RunDir(run_dir)
     run.claim(recipe)
+    origin = time.time() if origin is None else origin
     with sole_writer(run_dir / "lock"):
         make_tokenizer(recipe, run, dataset_path)
         for lanes in PHASES:
             left = [[name for name in lane if not run.params(name).is_file()] for lane in lanes]
             left = [lane for lane in left if lane]
             if left:
-                Phase(recipe, run, dataset_path, left).run()
+                Phase(recipe, run, dataset_path, left, origin).run()
     return {"stages": read_json(run.timings)}
 
 
 def make_tokenizer(recipe: Recipe, run: RunDir, dataset_path: Path) -> None:
-    """SentencePiece on every name in every language of the recipe, and what else the documents say."""
+    """SentencePiece on a sample of what the documents say, core names as often as they come up."""
     if run.tokenizer.is_file():
         return
     from geminid.corpus.documents import ORDER_QUESTIONS, SYLLABLES
@@ -61,9 +59,15 @@ def make_tokenizer(recipe: Recipe, run: RunDir, dataset_path: Path) -> None:
     from geminid.tokens.text import train_tokenizer
 
     dataset = open_dataset(dataset_path)
-    names = [dataset.all_names.get(language, {}) for language in recipe.data.languages]
-    sentences = [name for by_concept in names for name in by_concept.values()]
+    core = set(dataset.concepts)
+    sentences = [
+        name
+        for language in recipe.data.languages
+        for concept, name in sorted(dataset.all_names.get(language, {}).items())
+        for _ in range(CORE_REPEATS if concept in core else 1)
+    ]
     sentences += [*ORDER_QUESTIONS, *SYLLABLES, *(str(digit) for digit in range(10))]
+    write_json(run.names, {k: dataset.names[k] for k in recipe.data.languages if dataset.names.get(k)})
     train_tokenizer(sentences, recipe.text.vocab_size, run.tokenizer)
 
 
@@ -87,6 +91,7 @@ class Phase:
     run_dir: RunDir
     dataset_path: Path
     lanes: list[list[str]]
+    origin: float
 
     def run(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -112,6 +117,10 @@ class Phase:
                         worker.terminate()
                     worker.join()
 
+    def note(self, name: str, timing: dict[str, Any]) -> None:
+        timing = {"start_s": timing.pop("started_at") - self.origin, **timing}
+        write_json(self.run_dir.timings, {**read_json(self.run_dir.timings), name: timing})
+
     def follow(self, workers: Sequence[Any], messages: Any, shown: Bars) -> None:
         """Shows progress until every lane has ended."""
         while True:
@@ -122,8 +131,7 @@ class Phase:
                     if kind == "step":
                         shown.update(name, value)
                     elif kind == "done":
-                        timings = read_json(self.run_dir.timings)
-                        write_json(self.run_dir.timings, {**timings, name: value})
+                        self.note(name, value)
                     else:
                         raise value if isinstance(value, Exception) else RuntimeError(f"stage {name}: {value}")
             except queue.Empty:
@@ -156,7 +164,6 @@ def run_lane(
 ) -> None:
     """In the child: the lane's stages, one after another."""
     end_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops the lanes
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)  # before JAX starts its threads: the lanes do not disturb each other
     name = lane[0]
@@ -175,34 +182,9 @@ def run_lane(
                     messages.put(("step", name, done))
 
             STAGES[name](Workshop(recipe, run, dataset_path, report))
-            peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
-            seconds = time.monotonic() - begun
             steps = stage_config(recipe, name).steps
+            timing = {"started_at": started, "wall_s": time.monotonic() - begun, "steps": steps}
             messages.put(("step", name, steps))
-            messages.put(
-                ("done", name, {"started_at": started, "wall_s": seconds, "steps": steps, "peak_rss_gib": peak_gib})
-            )
+            messages.put(("done", name, {**timing, "peak_rss_gib": peak_rss_gib()}))
     except (ValueError, OSError, RuntimeError) as error:
-        messages.put(("failed", name, error_of(error)))
-
-
-def error_of(error: Exception) -> Exception:
-    """The error as one that can be sent to the parent: same kind for the command line, plain text inside."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return OSError(error.errno, error.strerror, error.filename)
-    kinds = (ValueError, FileNotFoundError, OSError)
-    return next((kind for kind in kinds if isinstance(error, kind)), RuntimeError)(str(error))
-
-
-def end_with(parent: int) -> None:
-    """This process dies when its parent does, also by SIGKILL: two writers in one run would spoil it."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(POLL_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+        messages.put(("failed", name, portable(error)))

@@ -1,0 +1,142 @@
+"""The encoders by what must not change their answers: neighbours in the batch, padding, and what comes after."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from geminid.config import AudioConfig, VisionConfig
+from geminid.model.audio import AudioEncoder
+from geminid.model.vision import VisionEncoder, to_float
+from geminid.tokens.ids import IdSpace
+from geminid.tokens.stream import Streamer
+
+VISION = VisionConfig(width=16, num_layers=1, num_heads=2)
+AUDIO = AudioConfig(
+    max_s=0.32, num_mels=8, conv_widths=(4, 4), width=16, num_layers=1, num_heads=2, conv_kernel=3, reduction=2
+)  # 32 frames, 8 of them a soft token
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiles():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def filled(make):
+    """The module that `make` gives, with random parameters everywhere."""
+    graph, state = nnx.split(nnx.eval_shape(make))
+    rng = np.random.default_rng(0)
+    return nnx.merge(graph, jax.tree.map(lambda p: jnp.asarray(0.3 * rng.standard_normal(p.shape), p.dtype), state))
+
+
+@pytest.fixture(scope="module")
+def see():
+    return jax.jit(filled(lambda: VisionEncoder(VISION, rngs=nnx.Rngs(0))))
+
+
+@pytest.fixture(scope="module")
+def hear():
+    """jit: (log-mels, frames) -> soft tokens, and one pooled vector per clip."""
+    encoder = filled(lambda: AudioEncoder(AUDIO, rngs=nnx.Rngs(0)))
+    return jax.jit(lambda mels, frames: (encoder(mels, frames), encoder.pool(*encoder.hear(mels, frames))))
+
+
+def pixels(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
+
+
+# --- pictures ---
+
+
+def test_pixels_become_minus_one_to_one():
+    np.testing.assert_allclose(to_float(np.array([0, 51, 255], np.uint8)), [-1.0, -0.6, 1.0], atol=1e-6)
+
+
+def test_a_picture_is_seen_the_same_in_any_company(see):
+    pictures = np.asarray(to_float(pixels(3, 32, 32)))
+    soft = np.asarray(see(pictures))
+    assert soft.shape == (3, VISION.num_soft_tokens, VISION.width)
+    assert np.isfinite(soft).all()
+    np.testing.assert_allclose(see(pictures[::-1])[::-1], soft, atol=1e-5)
+    changed = pictures.copy()
+    changed[1] = 1.0  # white
+    other = np.asarray(see(changed))
+    np.testing.assert_allclose(other[[0, 2]], soft[[0, 2]], atol=1e-5)
+    assert np.abs(other[1] - soft[1]).max() > 1e-2
+
+
+def test_where_something_is_can_be_seen(see):
+    pictures = np.ones((3, 32, 32, 3), np.float32)
+    pictures[0, 2:10, 2:10] = pictures[1, 2:10, 22:30] = pictures[2, 22:30, 2:10] = -1
+    soft = np.asarray(see(pictures))
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(soft[a] - soft[b]).max() > 1e-3
+
+
+def test_a_picture_need_not_be_square(see):
+    soft = np.asarray(see(to_float(pixels(1, 32, 64))))
+    assert soft.shape == (1, VISION.num_soft_tokens, VISION.width)
+    assert np.isfinite(soft).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 33, 32), (1, 32, 31)])
+def test_a_size_that_does_not_fit_is_refused(see, shape):
+    with pytest.raises(ValueError, match=r"divisible|resize"):
+        see(np.zeros((*shape, 3), np.float32))
+
+
+# --- sounds ---
+
+
+FRAMES = np.array([32, 17, 8, 1, 0], np.int32)
+
+
+@pytest.fixture(scope="module")
+def mels() -> np.ndarray:
+    return np.random.default_rng(2).standard_normal((len(FRAMES), 32, 8)).astype(np.float32) - 3
+
+
+def test_a_clip_has_as_many_soft_tokens_as_the_stream_gives_it(hear, mels):
+    streamer = Streamer(IdSpace((), None, 0), VISION, AUDIO)  # type: ignore[arg-type]
+    for num_frames in range(1, 33, 5):
+        frames = np.array([num_frames, min(num_frames + 1, 32), min(num_frames + 2, 32), 32, 40], np.int32)
+        soft, pooled = map(np.asarray, hear(mels, frames))
+        assert soft.shape == (5, AUDIO.num_soft_tokens, 16) and pooled.shape == (5, 16)
+        filled = (soft != 0).any(-1)  # the rest of a slot is empty
+        assert filled.sum(1).tolist() == [streamer.soft_tokens_of_clip(n) for n in frames]
+        assert (np.sort(filled, 1)[:, ::-1] == filled).all()  # the first ones
+
+
+def test_what_stands_after_a_clip_is_not_heard(hear, mels):
+    noise = mels.copy()
+    for row, count in zip(noise, FRAMES, strict=True):
+        row[count:] = 9.0
+    plain, changed = hear(mels, FRAMES), hear(noise, FRAMES)
+    for a, b in zip(plain, changed, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert np.isfinite(a).all()  # also of the clip without a frame
+
+
+def test_a_clip_is_heard_the_same_in_any_company_and_in_a_longer_slot(hear, mels):
+    soft, pooled = map(np.asarray, hear(mels, FRAMES))
+    other = [np.asarray(a)[::-1] for a in hear(mels[::-1], FRAMES[::-1])]
+    np.testing.assert_allclose(other[0], soft, atol=1e-5)
+    np.testing.assert_allclose(other[1], pooled, atol=1e-5)
+    longer = np.concatenate([mels, np.full((len(mels), 16, 8), 7.0, np.float32)], 1)
+    long_soft, long_pooled = map(np.asarray, hear(longer, FRAMES))
+    assert long_soft.shape[1] == 6
+    np.testing.assert_array_equal(long_soft[:, 4:], 0)
+    heard = FRAMES > 0
+    np.testing.assert_allclose(long_soft[:, :4][heard], soft[heard], atol=1e-5)
+    np.testing.assert_allclose(long_pooled[heard], pooled[heard], atol=1e-5)
+
+
+def test_each_clip_has_its_own_answer(hear, mels):
+    soft, pooled = map(np.asarray, hear(mels, np.full(5, 32, np.int32)))
+    assert min(np.abs(pooled[0] - row).max() for row in pooled[1:]) > 1e-3
+    assert min(np.abs(soft[0] - row).max() for row in soft[1:]) > 1e-3

@@ -1,0 +1,148 @@
+"""The whole way on the small recipe: every modality trained and measured, killed and resumed, real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from geminid.evaluate.examples import load_examples
+
+pytestmark = [pytest.mark.data, pytest.mark.slow]
+STAGES = ("codec", "vision", "audio", "joint")
+FIELDS = (
+    "num_concepts",
+    "wall_s",
+    "peak_rss_gib",
+    "num_params",
+    "tokens",
+    "naming_style_en",
+    "naming_style_en_exact",
+    "naming_style_en_1nn",
+    "naming_style_other_mean",
+    "hearing_synthetic_to_real",
+    "hearing_baseline",
+    "hearing_chance",
+    "digits_unseen_speakers",
+    "watching_unseen",
+    "order",
+    "order_bag_of_frames",
+    "drawing_recognised",
+    "codec_psnr_db",
+    "codec_codes_used",
+    "few_shot",
+    "padding_fraction",
+)
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "geminid", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONWARNINGS": "default"},
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> str:
+    out, err = process.communicate(timeout=540)
+    assert process.returncode == 0, err[-2000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbs; its metrics are the last line of what the command prints."""
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    out = finish(start("demo", "--recipe", "demo_fast", "--run-dir", str(run), "--json"))
+    assert json.loads(out.splitlines()[-1]) == json.loads((run / "metrics.json").read_text())
+    return run
+
+
+def kill_when(process: subprocess.Popen, sign: Path) -> None:
+    """SIGKILL as soon as `sign` exists."""
+    while not sign.exists():
+        assert process.poll() is None, f"ended before {sign}"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_every_figure_is_measured(unbroken):
+    metrics = json.loads((unbroken / "metrics.json").read_text())
+    assert [field for field in FIELDS if not isinstance(metrics.get(field), int | float)] == []
+    assert all(np.isfinite(value) for value in metrics.values())
+    shares = [key for key in FIELDS if key.startswith(("naming", "hearing", "digits", "watching", "order", "few"))]
+    assert all(0 <= metrics[key] <= 1 for key in shares)
+    assert metrics["num_concepts"] == 24
+    assert metrics["padding_fraction"] <= 0.03
+    assert metrics["hearing_chance"] == pytest.approx(1 / 24)
+
+
+def test_the_report_shows_what_was_seen_heard_and_drawn(unbroken):
+    examples = load_examples(unbroken)
+    for part in ("pictures", "drawings", "reconstructions", "recordings", "orders", "few_shots"):
+        assert getattr(examples, part), part
+    assert "<html" in (unbroken / "report.html").read_text()
+
+
+def test_the_losses_fell(unbroken):
+    for stage in STAGES:
+        rows = [json.loads(line) for line in (unbroken / "curves" / f"{stage}.jsonl").read_text().splitlines()]
+        assert rows[-1]["loss"] < rows[0]["loss"], stage
+
+
+def test_killed_and_resumed_it_ends_with_the_same_bits(unbroken, tmp_path):
+    run = tmp_path / "run"
+    command = ("train", "demo_fast", "--run-dir", str(run))
+    signs = [
+        run / "stages/vision/checkpoints",
+        run / "stages/audio/params.safetensors",
+        run / "stages/joint/checkpoints/20",
+    ]
+    for sign in signs:
+        kill_when(start(*command), sign)
+    finish(start(*command))
+    for stage in STAGES:
+        name = f"stages/{stage}/params.safetensors"
+        assert (run / name).read_bytes() == (unbroken / name).read_bytes(), stage
+        curve = f"curves/{stage}.jsonl"
+        assert (run / curve).read_text() == (unbroken / curve).read_text(), stage
+    assert (run / "codes.npy").read_bytes() == (unbroken / "codes.npy").read_bytes()
+
+
+def test_another_recipe_in_the_same_directory_is_refused(unbroken):
+    process = start("train", "demo_fast", "--run-dir", str(unbroken), "--set", "seed=1")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert len(err.strip().splitlines()) == 1
+    assert "demo_fast" in err
+
+
+def test_it_names_files_and_draws(unbroken, tmp_path):
+    from PIL import Image
+
+    example = load_examples(unbroken).pictures[0]
+    picture = tmp_path / "picture.png"
+    Image.fromarray(example.pixels).save(picture)
+    out = finish(start("name", str(picture), "--run-dir", str(unbroken), "--language", "fr", "--json"))
+    answer = json.loads(out.splitlines()[-1])
+    assert answer["kind"] == "picture"
+    assert 0 < answer["candidates"][0]["probability"] <= 1
+    drawn = tmp_path / "drawn.png"
+    finish(start("draw", "cat", "--style", "noto", "--out", str(drawn), "--run-dir", str(unbroken), "--json"))
+    with Image.open(drawn) as image:
+        assert image.size == (32, 32)
+
+
+def test_a_broken_picture_is_one_line_and_exit_code_2(unbroken, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n" + b"nothing")
+    process = start("name", str(broken), "--run-dir", str(unbroken))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert len(err.strip().splitlines()) == 1
+    assert "broken.png" in err
