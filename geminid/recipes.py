@@ -29,10 +29,10 @@ def demo() -> Recipe:
         vision=VisionConfig(),
         audio=AudioConfig(),
         decoder=DecoderConfig(),
-        codec_stage=StageConfig(steps=800, batch=64, optimiser=OptimiserConfig(learning_rate=4e-3)),
-        vision_stage=StageConfig(steps=650, batch=128, optimiser=OptimiserConfig(learning_rate=4e-3)),
-        audio_stage=StageConfig(steps=600, batch=64, optimiser=OptimiserConfig(learning_rate=3e-3)),
-        joint=JointConfig(stage=StageConfig(steps=1000, batch=8)),
+        codec_stage=StageConfig(steps=700, batch=64, optimiser=OptimiserConfig(learning_rate=4e-3)),
+        vision_stage=StageConfig(steps=750, batch=128, optimiser=OptimiserConfig(learning_rate=5e-3)),
+        audio_stage=StageConfig(steps=500, batch=64, optimiser=OptimiserConfig(learning_rate=1e-3)),
+        joint=JointConfig(stage=StageConfig(steps=700, batch=8, optimiser=OptimiserConfig(learning_rate=1.5e-3))),
     )
 
 
@@ -51,7 +51,7 @@ def demo_fast() -> Recipe:
         text=TextConfig(vocab_size=512),
         codec=CodecConfig(width=32, num_blocks=1),
         vision=VisionConfig(stem_widths=(8, 16), width=48, num_heads=2),
-        audio=AudioConfig(conv_widths=(8, 16), width=48, num_layers=1, num_heads=2),
+        audio=AudioConfig(conv_widths=(48, 48), width=48, num_layers=1, num_heads=2),
         decoder=DecoderConfig(num_layers=2, width=96, num_heads=4, head_dim=24, mlp_width=256),
         codec_stage=StageConfig(steps=60, batch=32, save_every=20),
         vision_stage=StageConfig(steps=60, batch=32, save_every=20),

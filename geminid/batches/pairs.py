@@ -158,6 +158,7 @@ class CaptionedClips:
         num_digits = self.batch // 2 // DIGIT_PART if self.digits else 0
         labels = draw(rng, self.words[language], self.batch // 2 - num_digits)
         labels += draw(rng, self.digits, num_digits) if num_digits else []
+        labels = [labels[k] for k in rng.permutation(len(labels))]  # only the first part is captioned
         by_label = {**self.words[language], **self.digits}
         chosen = [i for label in labels for i in self.two_voices(rng, by_label[label])]
         mels, frames = self.memory.stack_mels(chosen)

@@ -53,6 +53,8 @@ def evaluate(recipe: Recipe, run_dir: Path, dataset_path: Path) -> Metrics:
         )
     save_examples(run_dir, examples)
     metrics |= costs(recipe, run, respondent.space.size)
+    before = read_json(run_dir / "metrics.json")
+    metrics |= {key: before[key] for key in ("wall_s", "peak_rss_gib") if key in before}
     write_json(run_dir / "metrics.json", metrics)
     shutil.copyfile(dataset_path / "manifest.json", run_dir / "manifest.json")
     return metrics

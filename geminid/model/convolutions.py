@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 from flax import nnx
 from jax import Array
-
-from geminid.model.layers import RMSNorm
 
 
 def convolution(c_in: int, c_out: int, kernel: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
     return nnx.Conv(c_in, c_out, (kernel, kernel), (stride, stride), padding="SAME", rngs=rngs)
 
 
+def group_norm(width: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
+    """Over places and channels (Wu & He 2018): keeps how strong the ink is here beside there."""
+    return nnx.GroupNorm(width, num_groups=math.gcd(4, width), rngs=rngs)
+
+
 class ResidualConv(nnx.Module):
     """Two 3x3 convolutions around a skip, norm and activation first (He et al. 2016, arXiv 1603.05027)."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
-        self.norm_first = RMSNorm(width)
+        self.norm_first = group_norm(width, rngs)
         self.first = convolution(width, width, 3, 1, rngs)
-        self.norm_second = RMSNorm(width)
+        self.norm_second = group_norm(width, rngs)
         self.second = convolution(width, width, 3, 1, rngs)
 
     def __call__(self, x: Array) -> Array:

@@ -11,8 +11,8 @@ from flax import nnx
 from jax import Array
 
 from geminid.config import VisionConfig
-from geminid.model.convolutions import ResidualConv, convolution, fold
-from geminid.model.layers import EncoderBlock, RMSNorm, dense, sinusoid
+from geminid.model.convolutions import ResidualConv, convolution, fold, group_norm
+from geminid.model.layers import EncoderBlock, dense, sinusoid
 
 POOL_GRID = 2  # the global token knows what is up, down, left and right
 FOLD = 2  # pixels a side that become channels: a convolution at full resolution is the slowest part
@@ -35,7 +35,7 @@ class VisionEncoder(nnx.Module):
         self.blocks = nnx.List(
             [EncoderBlock(config.width, config.num_heads, rngs=rngs) for _ in range(config.num_layers)]
         )
-        self.norm = RMSNorm(config.width)
+        self.norm = group_norm(config.width, rngs)
         self.pool = dense(POOL_GRID**2 * config.width, config.width, rngs)
 
     @property
@@ -50,15 +50,17 @@ class VisionEncoder(nnx.Module):
             raise ValueError(
                 f"picture {pictures.shape[1:3]} is not divisible by the encoder's stride {stride}; resize it"
             )
-        x = self.inward(fold((1.0 - pictures) / 2.0, FOLD))  # ink: white paper is 0, as the padding is
+        x = jax.nn.gelu(self.inward(fold((1.0 - pictures) / 2.0, FOLD)))  # ink: white paper is 0, as the padding is
         for down, residual in zip(self.down, self.residual, strict=True):
-            x = residual(down(jax.nn.gelu(x)))
+            x = residual(down(x))
         batch, height, width, channels = x.shape
-        x = x + 0.1 * places(height, width, channels)
-        x = x.reshape(batch, height * width, channels)
-        for block in self.blocks:
-            x = block(x)
-        x = jax.nn.gelu(self.norm(x)).reshape(batch, height, width, channels)
+        if self.config.num_layers:
+            x = x + 0.1 * places(height, width, channels)
+            tokens = x.reshape(batch, height * width, channels)
+            for block in self.blocks:
+                tokens = block(tokens)
+            x = tokens.reshape(x.shape)
+        x = jax.nn.gelu(self.norm(x))
         cells = jax.image.resize(x, (batch, grid, grid, channels), "linear").reshape(batch, grid**2, channels)
         quarters = jax.image.resize(x, (batch, POOL_GRID, POOL_GRID, channels), "linear")
         pooled = quarters.reshape(batch, -1) @ self.pool[...]

@@ -44,8 +44,7 @@ def run_stages(recipe: Recipe, run_dir: Path, dataset_path: Path, origin: float 
         make_tokenizer(recipe, run, dataset_path)
         for lanes in PHASES:
             left = [[name for name in lane if not run.params(name).is_file()] for lane in lanes]
-            left = [lane for lane in left if lane]
-            if left:
+            if any(left):
                 Phase(recipe, run, dataset_path, left, origin).run()
     return {"stages": read_json(run.timings)}
 
@@ -85,7 +84,11 @@ def sole_writer(file: Path) -> Iterator[None]:
 
 @dataclasses.dataclass
 class Phase:
-    """Lanes of stages that run side by side."""
+    """Lanes of stages that run side by side.
+
+    A lane that has nothing left to do is empty and keeps its cores: with more cores the others' sums would be
+    split in another way, and a resumed run would end with other bits.
+    """
 
     recipe: Recipe
     run_dir: RunDir
@@ -106,6 +109,7 @@ class Phase:
                     daemon=True,
                 )
                 for lane, own in zip(self.lanes, cores, strict=True)
+                if lane
             ]
             for worker in workers:
                 worker.start()
