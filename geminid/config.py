@@ -31,7 +31,7 @@ class DataConfig:
     held_out_style: str = "twemoji"
     languages: tuple[str, ...] = ("en", "fr", "es", "ru", "ro", "bg", "ca", "el", "be", "it", "de")
     num_concepts: int | None = None  # None: every core concept
-    extra_concepts: bool = True  # also emoji outside the core: encoder and codec pretraining
+    extra_concepts: bool = True  # also emoji outside the core: the codec learns from them
     picture_size: int = 32  # pixels, square canvas, white background, aspect kept
     synthetic_voices: int = 4  # renderings per (concept, language)
     clip_max_s: float = 2.5  # longer recordings are left out and counted
@@ -53,7 +53,7 @@ class CodecConfig:
     """Convolutional image codec with a finite scalar quantiser (FSQ, Mentzer et al. 2023)."""
 
     levels: tuple[int, ...] = (8, 5, 5, 5)  # product = number of image codes
-    downsample: int = 4  # pixels per code along one side; a power of two
+    downsample: int = 4  # pixels per code along one side
     width: int = 96
     num_blocks: int = 2
 
@@ -184,7 +184,7 @@ class JointConfig:
     max_clips: int = 24  # clip slots of one batch
     lookahead: int = 96  # documents the packer may choose from
     encoder_rate: float = 0.1  # learning-rate factor of the pretrained encoders
-    code_weight: float = 0.4  # loss weight of an image code beside a text piece
+    code_weight: float = 0.4  # loss weight of each id of a written image beside a text piece
     prompt_dropout: float = 0.1  # drawings without prompt, for classifier-free guidance
 
 

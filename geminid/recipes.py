@@ -78,7 +78,7 @@ def _large(name: str, decoder: DecoderConfig, encoder_layers: int, encoder_width
         ),
         audio=AudioConfig(
             max_s=30.0,
-            conv_widths=(128, 256),
+            conv_widths=(encoder_width, encoder_width),
             width=encoder_width,
             num_layers=encoder_layers,
             num_heads=16,

@@ -17,7 +17,7 @@ from geminid.tokens.audio import log_mel
 
 @dataclass(frozen=True)
 class Memory:
-    """Arrays of a data set, decoded once. Clips are turned into log-mels when this is made."""
+    """Arrays of a data set, decoded once. Each kind is read when it is first asked for."""
 
     recipe: Recipe
     dataset: Dataset

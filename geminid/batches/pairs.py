@@ -20,6 +20,7 @@ Batch = dict[str, np.ndarray]
 CAPTION_LENGTH = 8  # ids; longer names are cut
 FIRST_LANGUAGE = 0.5  # share of captions in the recipe's first language
 DIGIT_PART = 6  # one word in so many is a digit
+CANDIDATES = 256  # names to choose from for a sound
 
 
 class BatchSource(Protocol):
@@ -115,60 +116,55 @@ class CaptionedPictures:
 
 
 class CaptionedClips:
-    """Two clips of each drawn word, all in one language, and digits in any: what is said, as text.
+    """Two clips of each drawn word in each drawn language, and digits: what is said, as text.
 
-    A batch: mels float32 [batch frames mels], frames int32 [batch], texts int32 [batch T], labels int32 [batch],
-    the names that the labels point at, int32 [concepts + 10, T] (all of the language, then the numerals), and
-    letters bool [batch parts letters], which occur in which part of what is said.
+    A batch mixes languages: batches of one language each were tried, and every one undid what the others taught.
+    It holds mels float32 [batch frames mels], frames int32 [batch], texts int32 [batch T], labels int32 [batch],
+    the names that the labels point at, int32 [candidates T] (those of the batch, then others drawn at random),
+    and letters bool [batch parts letters], which occur in which part of what is said.
     """
 
     def __init__(self, memory: Memory, space: IdSpace, batch: int, steps: int):
         if batch % 2:
             raise ValueError(f"batch {batch} is odd; clips come in pairs of one word, use {batch + 1}")
         self.memory, self.space, self.batch, self.steps = memory, space, batch, steps
-        self.concepts = memory.dataset.concepts
-        clips = memory.dataset.clips
-        place = {concept: k for k, concept in enumerate(self.concepts)}
-        self.words: dict[str, dict[int, list[int]]] = {}
-        for i in memory.train_clips("name"):
-            concept = clips[i].concept
-            assert concept is not None
-            self.words.setdefault(clips[i].language, {}).setdefault(place[concept], []).append(i)
-        self.digits: dict[int, list[int]] = {}
-        for i in memory.train_clips("digit"):
-            value = clips[i].digit
-            assert value is not None
-            self.digits.setdefault(len(self.concepts) + value, []).append(i)
+        self.words: dict[str, list[int]] = {}
+        self.digits: dict[str, list[int]] = {}
+        self.texts: dict[str, np.ndarray] = {}
+        names = memory.dataset.names
+        for i in memory.train_clips("name", "digit"):
+            meta = memory.dataset.clips[i]
+            key = f"digit {meta.digit}" if meta.kind == "digit" else f"{meta.language} {meta.concept}"
+            (self.digits if meta.kind == "digit" else self.words).setdefault(key, []).append(i)
+            if meta.concept is None:
+                self.texts[key] = caption_ids(space, None, str(meta.digit), digit=True)
+            else:
+                self.texts[key] = caption_ids(space, meta.language, names[meta.language][meta.concept])
         if not self.words:
             raise ValueError("the data set has no spoken names; add a package with recordings or synthetic voices")
-        self.languages = sorted(self.words)
-        numerals = [caption_ids(space, None, str(value), digit=True) for value in range(10)]
-        self.tables = {k: np.stack([*self._names(k), *numerals]) for k in self.languages}
-
-    def _names(self, language: str) -> list[np.ndarray]:
-        names = self.memory.dataset.names.get(language, {})
-        return [caption_ids(self.space, language, names.get(concept, "")) for concept in self.concepts]
+        self.keys = sorted(self.texts)
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, record_key: SupportsIndex) -> Batch:
         rng = generator(self.memory.recipe.seed, "audio", int(record_key))
-        language = self.languages[rng.integers(len(self.languages))]
         num_digits = self.batch // 2 // DIGIT_PART if self.digits else 0
-        labels = draw(rng, self.words[language], self.batch // 2 - num_digits)
-        labels += draw(rng, self.digits, num_digits) if num_digits else []
-        labels = [labels[k] for k in rng.permutation(len(labels))]  # only the first part is captioned
-        by_label = {**self.words[language], **self.digits}
-        chosen = [i for label in labels for i in self.two_voices(rng, by_label[label])]
+        drawn = draw(rng, self.words, self.batch // 2 - num_digits)
+        drawn += draw(rng, self.digits, num_digits) if num_digits else []
+        drawn = [drawn[k] for k in rng.permutation(len(drawn))]  # only the first part is captioned
+        by_key = {**self.words, **self.digits}
+        chosen = [i for key in drawn for i in self.two_voices(rng, by_key[key])]
+        every = [self.keys[k] for k in rng.permutation(len(self.keys))]
+        candidates = list(dict.fromkeys(drawn + every))[:CANDIDATES]
+        labels = np.repeat([candidates.index(key) for key in drawn], 2).astype(np.int32)
+        table = np.stack([self.texts[key] for key in candidates])
         mels, frames = self.memory.stack_mels(chosen)
-        repeated = np.repeat(np.array(labels, np.int32), 2)
-        table = self.tables[language]
         return {
             "mels": mels,
             "frames": frames,
-            "texts": table[repeated],
-            "labels": repeated,
+            "texts": table[labels],
+            "labels": labels,
             "names": table,
             "letters": np.stack([letters_by_part(self.memory.dataset.clips[i].text) for i in chosen]),
         }
@@ -184,7 +180,7 @@ class CaptionedClips:
         return rng.choice(synthetic, 2, replace=len(synthetic) < 2).tolist()
 
 
-def draw(rng: np.random.Generator, by_label: dict[int, list[int]], count: int) -> list[int]:
-    """`count` labels, different ones where there are enough."""
-    known = sorted(by_label)
+def draw(rng: np.random.Generator, by_key: dict[str, list[int]], count: int) -> list[str]:
+    """`count` keys, different ones where there are enough."""
+    known = sorted(by_key)
     return [known[k] for k in rng.choice(len(known), count, replace=count > len(known))]

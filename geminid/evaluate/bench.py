@@ -29,7 +29,7 @@ class Bench:
 
     @cached_property
     def concepts(self) -> list[str]:
-        """Core concepts that have a picture of every kind that is asked for: the candidates of all questions."""
+        """Core concepts: the candidates of all questions."""
         return list(self.memory.dataset.concepts)
 
     @cached_property

@@ -66,7 +66,7 @@ def judged(bench: Bench, judge: Judge, pictures: list[int], instead: np.ndarray 
 
 
 def measure_codec(bench: Bench) -> tuple[Metrics, tuple[Reconstruction, ...]]:
-    """codec_psnr_db, codec_ssim and codec_codes_used on every picture of the held-out style, core or not."""
+    """codec_psnr_db and codec_codes_used on every picture of the held-out style, core or not."""
     metas = bench.memory.dataset.pictures
     held_out = [i for i, meta in enumerate(metas) if meta.split == "style"]
     pixels = bench.memory.pixels[held_out]

@@ -206,7 +206,7 @@ GROUPS: tuple[tuple[str, tuple[Measure, ...]], ...] = (
                     (Bar("at most 3%", at_most=0.03),)),
             Measure("wall_s", "Wall-clock time", "From start to this page, downloads not counted.",
                     (Bar("at most 30 min", at_most=1800),), unit="s"),
-            Measure("peak_rss_gib", "Peak resident memory", "Of the process.",
+            Measure("peak_rss_gib", "Peak resident memory", "Of all processes together, at most.",
                     (Bar("at most 8 GiB", at_most=8.0),), unit="GiB"),
             Measure("num_params", "Parameters", "Decoder, encoders and codec together.", unit="count"),
             Measure("tokens", "Positions trained on", "In the joint stage.", unit="count"),

@@ -39,8 +39,8 @@ def measure(bench: Bench) -> tuple[Metrics, tuple[NamedPicture, ...]]:
             metrics["naming_style_en_shuffled"] = shuffled(said, expected, bench.rng(1))
             metrics["naming_style_en_n"] = len(asked)
             metrics["naming_style_en_1nn"] = nearest(bench, asked)
-    others = [metrics[f"naming_style_{k}"] for k in bench.memory.recipe.data.languages if k != "en"]
-    others = [value for value in others if value is not None]
+    measured = (metrics.get(f"naming_style_{k}") for k in bench.memory.recipe.data.languages if k != "en")
+    others = [value for value in measured if value is not None]
     metrics["naming_style_other_mean"] = share(others)
     metrics["naming_style_other_mean_n"] = len(held_out) * len(others)
     return metrics, examples(bench, answers)

@@ -61,7 +61,7 @@ def evaluate(recipe: Recipe, run_dir: Path, dataset_path: Path) -> Metrics:
 
 
 def costs(recipe: Recipe, run: RunDir, num_ids: int) -> Metrics:
-    """Size, positions trained on, padding; time and memory of the stages."""
+    """Size, positions trained on, padding."""
     cursor = read_json(run.cursor("joint"))
     return {
         "num_params": num_params(recipe, num_ids),

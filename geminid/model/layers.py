@@ -115,7 +115,7 @@ class GatedMLP(nnx.Module):
 
 
 class EncoderBlock(nnx.Module):
-    """Pre-norm bidirectional block, with cross-attention when `context_width` is given."""
+    """Pre-norm block, bidirectional unless masked, with cross-attention when `context_width` is given."""
 
     def __init__(self, width: int, num_heads: int, *, rngs: nnx.Rngs, context_width: int | None = None):
         self.norm_attention = RMSNorm(width)

@@ -1,7 +1,8 @@
 """Where a run keeps what it makes, and whose run it is.
 
-recipe.json, tokenizer.model, stages/NAME/{checkpoints/, params.safetensors}, curves/NAME.jsonl, codes.npy,
-timings.json; the evaluation adds metrics.json, eval/ and report.html.
+recipe.json, tokenizer.model, names.json, stages/NAME/{checkpoints/, params.safetensors, cursor.json},
+curves/NAME.jsonl, codes.npy, timings.json, lock; the evaluation adds judge.npz, eval/, metrics.json and
+manifest.json, the demo clock.json and report.html.
 """
 
 from __future__ import annotations

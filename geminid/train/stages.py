@@ -41,12 +41,26 @@ def run_stages(recipe: Recipe, run_dir: Path, dataset_path: Path, origin: float 
     run.claim(recipe)
     origin = time.time() if origin is None else origin
     with sole_writer(run_dir / "lock"):
+        claim_data(run, dataset_path)
         make_tokenizer(recipe, run, dataset_path)
         for lanes in PHASES:
             left = [[name for name in lane if not run.params(name).is_file()] for lane in lanes]
             if any(left):
                 Phase(recipe, run, dataset_path, left, origin).run()
     return {"stages": read_json(run.timings)}
+
+
+def claim_data(run: RunDir, dataset_path: Path) -> None:
+    """Notes which data set a run reads; ValueError when it was begun with another: its cursor would not fit."""
+    file = run.path / "dataset.json"
+    begun_with = read_json(file).get("dataset")
+    if begun_with is None:
+        write_json(file, {"dataset": dataset_path.name})
+    elif begun_with != dataset_path.name:
+        raise ValueError(
+            f"{run.path} was begun with data set {begun_with}, and this is {dataset_path.name} (another version of the"
+            " packages or of the build); give another --run-dir or remove it"
+        )
 
 
 def make_tokenizer(recipe: Recipe, run: RunDir, dataset_path: Path) -> None:

@@ -225,8 +225,8 @@ def realistic(recipe, streams, space) -> PackedIterator:
 def test_the_shape_is_the_recipe_s(recipe):
     shape = Shape.of(recipe)
     assert (shape.rows, shape.length) == (recipe.joint.stage.batch, recipe.joint.row_length)
-    assert (shape.soft_per_picture, shape.soft_per_clip) == (2 * 2 + 1, 12)
-    assert (shape.num_frames, shape.num_mels) == (192, 128)
+    assert (shape.soft_per_picture, shape.soft_per_clip) == (2 * 2 + 1, 8)
+    assert (shape.num_frames, shape.num_mels) == (128, 128)
 
 
 def test_fifty_batches_of_the_mixture(recipe, streams, space):

@@ -79,4 +79,4 @@ def test_the_films_are_of_several_kinds():
     kept = np.isclose(gains, 1, rtol=0.02)
     assert 0.15 < appear.mean() < 0.35
     assert 0.4 < kept.mean() < 0.7
-    assert all(0.95 < gain < (1 / 0.6) ** 2 * 1.15 for gain in np.array(gains)[~appear])
+    assert all(0.95 < gain < (1 / 0.55) ** 2 * 1.15 for gain in np.array(gains)[~appear])
