@@ -30,9 +30,9 @@ def demo() -> Recipe:
         audio=AudioConfig(),
         decoder=DecoderConfig(),
         codec_stage=StageConfig(steps=700, batch=64, optimiser=OptimiserConfig(learning_rate=4e-3)),
-        vision_stage=StageConfig(steps=750, batch=128, optimiser=OptimiserConfig(learning_rate=5e-3)),
-        audio_stage=StageConfig(steps=500, batch=64, optimiser=OptimiserConfig(learning_rate=1e-3)),
-        joint=JointConfig(stage=StageConfig(steps=700, batch=8, optimiser=OptimiserConfig(learning_rate=1.5e-3))),
+        vision_stage=StageConfig(steps=1600, batch=128, optimiser=OptimiserConfig(learning_rate=5e-3)),
+        audio_stage=StageConfig(steps=1000, batch=64, optimiser=OptimiserConfig(learning_rate=1e-3)),
+        joint=JointConfig(stage=StageConfig(steps=1000, batch=8, optimiser=OptimiserConfig(learning_rate=1.5e-3))),
     )
 
 

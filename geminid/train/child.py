@@ -19,7 +19,7 @@ POLL_S = 0.2
 def call(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
     """`function(*args)` in a fresh process: its result, and the most memory it had resident, in GiB.
 
-    Its ValueError, OSError or RuntimeError is raised here; a process that dies without a word is a RuntimeError.
+    Its ValueError, OSError or RuntimeError is raised here; one that dies without a word is a ChildProcessError.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -30,7 +30,7 @@ def call(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
         result = receiver.recv()
     except EOFError:
         worker.join()
-        raise RuntimeError(f"a process ended with exit code {worker.exitcode}; the same command resumes") from None
+        raise ChildProcessError(f"a process ended with exit code {worker.exitcode}; the same command resumes") from None
     finally:
         if sys.exc_info()[0] is KeyboardInterrupt:
             worker.terminate()

@@ -77,7 +77,7 @@ class Loop:
             if done % self.config.log_every == 0 or done == self.config.steps:
                 rows.append({"step": done, **{k: float(v) for k, v in metrics.items()}})
                 if not np.isfinite(rows[-1]["loss"]):
-                    raise RuntimeError(
+                    raise ValueError(
                         f"stage {self.name}: loss is {rows[-1]['loss']} at step {done}; lower its learning rate"
                     )
             if done % self.config.save_every == 0 or done == self.config.steps:

@@ -35,7 +35,8 @@ def run_stages(recipe: Recipe, run_dir: Path, dataset_path: Path, origin: float 
     """Trains whatever of `recipe` is not finished in `run_dir`.
 
     origin: on time.time()'s scale, from which `timings.json` counts; default: now.
-    ValueError when the directory holds another recipe's run; RuntimeError when a stage fails.
+    ValueError when the directory holds another recipe's run; ChildProcessError when a
+    stage's process dies.
     """
     run = RunDir(run_dir)
     run.claim(recipe)
@@ -156,7 +157,7 @@ class Phase:
                 pass
             failed = [worker.exitcode for worker in workers if worker.exitcode not in (None, 0)]
             if failed:
-                raise RuntimeError(
+                raise ChildProcessError(
                     f"a process of {self.lanes} ended with exit code {failed[0]}; the same command resumes"
                 )
             if not running:

@@ -157,7 +157,7 @@ def test_a_loss_that_is_no_number_stops_the_stage_before_it_is_saved(task, tmp_p
         return state, metrics | {"loss": jnp.nan if next(steps) >= 5 else metrics["loss"]}
 
     stage = Stage(tmp_path)
-    with pytest.raises(RuntimeError, match="stage toy: loss is nan at step 6; lower its learning rate"):
+    with pytest.raises(ValueError, match="stage toy: loss is nan at step 6; lower its learning rate"):
         stage.run(broken, task)
     assert [json.loads(line)["step"] for line in stage.curve.read_text().splitlines()] == [3]
     assert [path.name for path in (tmp_path / "toy" / "checkpoints").iterdir() if path.name.isdigit()] == ["4"]
