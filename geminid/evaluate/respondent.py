@@ -30,7 +30,7 @@ from geminid.train.rundir import RunDir
 
 BATCH = 16  # questions answered at once
 GRAIN = 16  # lengths are rounded up to a multiple: few shapes, few compilations
-NODE_GRAIN = 64
+NODE_GRAIN = 192  # names of all languages in one shape
 LONGEST_ANSWER = 24  # ids
 
 
