@@ -9,7 +9,7 @@ from flax import nnx
 from jax import Array
 
 from geminid.config import CodecConfig
-from geminid.model.convolutions import ResidualConv, convolution, fold, unfold
+from geminid.model.convolutions import ResidualConv, convolution, fold, rms_norm, unfold
 from geminid.model.layers import RMSNorm
 
 
@@ -52,11 +52,11 @@ class ImageCodec(nnx.Module):
         self.config = config
         patch = 3 * config.downsample**2
         self.inward = convolution(patch, config.width, 3, 1, rngs)
-        self.encoder = nnx.List([ResidualConv(config.width, rngs=rngs) for _ in range(config.num_blocks)])
+        self.encoder = nnx.List([ResidualConv(config.width, rms_norm, rngs=rngs) for _ in range(config.num_blocks)])
         self.encoder_norm = RMSNorm(config.width)
         self.to_levels = convolution(config.width, len(config.levels), 1, 1, rngs)
         self.from_levels = convolution(len(config.levels), config.width, 3, 1, rngs)
-        self.decoder = nnx.List([ResidualConv(config.width, rngs=rngs) for _ in range(config.num_blocks)])
+        self.decoder = nnx.List([ResidualConv(config.width, rms_norm, rngs=rngs) for _ in range(config.num_blocks)])
         self.decoder_norm = RMSNorm(config.width)
         self.outward = convolution(config.width, patch, 3, 1, rngs)
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 from flax import nnx
 from jax import Array
+
+from geminid.model.layers import RMSNorm
+
+Norm = Callable[[int, nnx.Rngs], nnx.Module]
 
 
 def convolution(c_in: int, c_out: int, kernel: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
@@ -18,13 +23,18 @@ def group_norm(width: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
     return nnx.GroupNorm(width, num_groups=math.gcd(4, width), rngs=rngs)
 
 
+def rms_norm(width: int, rngs: nnx.Rngs) -> RMSNorm:
+    """Over the channels of each place alone: a codec's reconstruction is local."""
+    return RMSNorm(width)
+
+
 class ResidualConv(nnx.Module):
     """Two 3x3 convolutions around a skip, norm and activation first (He et al. 2016, arXiv 1603.05027)."""
 
-    def __init__(self, width: int, *, rngs: nnx.Rngs):
-        self.norm_first = group_norm(width, rngs)
+    def __init__(self, width: int, norm: Norm, *, rngs: nnx.Rngs):
+        self.norm_first = norm(width, rngs)
         self.first = convolution(width, width, 3, 1, rngs)
-        self.norm_second = group_norm(width, rngs)
+        self.norm_second = norm(width, rngs)
         self.second = convolution(width, width, 3, 1, rngs)
 
     def __call__(self, x: Array) -> Array:

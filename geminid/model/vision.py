@@ -30,7 +30,7 @@ class VisionEncoder(nnx.Module):
         self.config = config
         widths = (*config.stem_widths, config.width)
         self.inward = convolution(3 * FOLD**2, widths[0], 3, 1, rngs)
-        self.residual = nnx.List([ResidualConv(width, rngs=rngs) for width in widths[1:]])
+        self.residual = nnx.List([ResidualConv(width, group_norm, rngs=rngs) for width in widths[1:]])
         self.down = nnx.List([convolution(a, b, 3, 2, rngs) for a, b in zip(widths, widths[1:], strict=False)])
         self.blocks = nnx.List(
             [EncoderBlock(config.width, config.num_heads, rngs=rngs) for _ in range(config.num_layers)]
