@@ -68,7 +68,7 @@ def kill_when(process: subprocess.Popen, sign: Path) -> None:
         assert process.poll() is None, f"ended before {sign}"
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate(timeout=60)  # ends when the stages' processes, which hold the same pipes, have died too
 
 
 def test_every_figure_is_measured(unbroken):
