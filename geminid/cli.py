@@ -108,7 +108,7 @@ def train(recipe: Positional[Name], run_dir: RunDir = None, overrides: Overrides
 
     run_dir = _run_dir(run_dir, chosen)
     result = run_stages(chosen, run_dir, _dataset_path(chosen))
-    _answer({"run_dir": str(run_dir), **(result or {})}, json, title=f"trained {chosen.name}")
+    _answer({"run_dir": str(run_dir), **result}, json, title=f"trained {chosen.name}")
 
 
 @command(app, "eval")

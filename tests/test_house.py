@@ -175,6 +175,7 @@ def test_overrides_reach_the_room(capsys, tmp_path, monkeypatch):
 
     def run_stages(recipe, run_dir, dataset_path):
         seen.update(steps=recipe.joint.stage.steps, languages=recipe.data.languages, run_dir=run_dir)
+        return {"stages": {}}
 
     replace_module(monkeypatch, "geminid.train.stages", run_stages=run_stages)
     monkeypatch.setattr("geminid.cli._dataset_path", lambda recipe: tmp_path)

@@ -38,12 +38,12 @@ class Memory:
     def train_pictures(self) -> list[int]:
         return [i for i, meta in enumerate(self.dataset.pictures) if meta.split == "train"]
 
-    def pictures_by_concept(self, core: bool) -> dict[str, list[int]]:
-        """Training pictures of each core (or extra) concept, in index order."""
+    def pictures_by_concept(self) -> dict[str, list[int]]:
+        """Training pictures of each core concept, in index order."""
         found: dict[str, list[int]] = {}
         for i in self.train_pictures:
             meta = self.dataset.pictures[i]
-            if meta.core == core:
+            if meta.core:
                 found.setdefault(meta.concept, []).append(i)
         return found
 

@@ -26,7 +26,7 @@ class Mixture:
     def __init__(self, memory: Memory, codes: np.ndarray):
         self.memory, self.codes = memory, codes
         self.dataset, self.recipe = memory.dataset, memory.recipe
-        self.by_concept = memory.pictures_by_concept(core=True)
+        self.by_concept = memory.pictures_by_concept()
         self.concepts = sorted(self.by_concept)
         self.languages = [k for k in self.recipe.data.languages if self.dataset.names.get(k)]
         self.animations = [i for i, meta in enumerate(self.dataset.animations) if meta.split == "train"]

@@ -77,7 +77,7 @@ class CaptionedPictures:
         if batch % 2:
             raise ValueError(f"batch {batch} is odd; pictures come in pairs of one concept, use {batch + 1}")
         self.memory, self.space, self.batch, self.steps = memory, space, batch, steps
-        self.concepts = sorted(memory.pictures_by_concept(core=True).items())
+        self.concepts = sorted(memory.pictures_by_concept().items())
         self.names = memory.dataset.names
         self.languages = memory.recipe.data.languages
         first = self.languages[0]

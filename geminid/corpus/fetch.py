@@ -88,11 +88,6 @@ def fetch_locked(config: DataConfig, cache: Path) -> list[PackageRecord]:
     return [record for record in records.values() if record is not None]
 
 
-def missing_packages(config: DataConfig, cache: Path) -> list[Package]:
-    """Packages of the config that are not in the cache yet."""
-    return [package for package in packages_for(config) if _read_record(package, cache) is None]
-
-
 def install(package: Package, archive: Path, version: str, cache: Path) -> PackageRecord:
     """Checks one downloaded archive, unpacks it into the cache and records it.
 

@@ -185,13 +185,6 @@ def chance(num_choices: int) -> float:
     return 1.0 / num_choices
 
 
-def majority(train_labels: np.ndarray, test_labels: np.ndarray) -> Nearest:
-    """Always the most frequent training label (the smallest of equals), whatever the input."""
-    _check_templates(len(train_labels), len(train_labels), len(test_labels), len(test_labels))
-    values, counts = np.unique(train_labels, return_counts=True)
-    return _answers(np.full(len(test_labels), values[counts.argmax()]), test_labels)
-
-
 def _answers(predictions: np.ndarray, labels: np.ndarray) -> Nearest:
     return Nearest(float((predictions == np.asarray(labels)).mean()), predictions)
 

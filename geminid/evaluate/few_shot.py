@@ -19,7 +19,7 @@ def measure(bench: Bench) -> tuple[Metrics, tuple[FewShot, ...]]:
     """
     rng = bench.rng(11)
     metas, pixels = bench.memory.dataset.pictures, bench.memory.pixels
-    train = bench.memory.pictures_by_concept(core=True)
+    train = bench.memory.pictures_by_concept()
     held_out = {metas[i].concept: i for i in bench.pictures("style")}
     both = sorted(set(train) & set(held_out))
     real = {name for names in bench.memory.dataset.names.values() for name in names.values()}

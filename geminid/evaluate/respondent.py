@@ -206,8 +206,8 @@ class Respondent:
                 self._params, arrays, jnp.asarray(allowed), jax.random.fold_in(jax.random.key(seed), begin),
                 temperature=temperature, guidance=guidance, stop=-1,
             )  # fmt: skip
-            codes = np.asarray(ids)[: len(chosen)].reshape(-1, side, side) - self.space.code_start
-            pictures.append(self.decode(codes))
+            codes = [self.space.decode_codes(row, side, side) for row in np.asarray(ids)[: len(chosen)]]
+            pictures.append(self.decode(np.stack(codes)))
         return np.concatenate(pictures)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Parallel: the mesh and the logical-axis rules: the only room that names PartitionSpec."""
+"""Parallel: for splitting a model over devices; the only room that may name PartitionSpec. Empty so far."""

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from flax import nnx
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 Module = TypeVar("Module", bound=nnx.Module)
@@ -36,11 +37,16 @@ def save_params(path: Path, params: Any) -> None:
 def load_params(path: Path, module: Module, prefix: str = "") -> Module:
     """`module` with the parameters in `path` (those whose names begin with `prefix`).
 
-    ValueError when names or shapes differ: the file is of another recipe.
+    ValueError when the file is not whole, and when names or shapes differ: it is of another recipe.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no parameters at {path}: that stage is not finished; run the training again")
-    saved = load_file(path)
+    try:
+        saved = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a complete safetensors file ({error}); delete it and run the training again"
+        ) from error
     graph, state = nnx.split(module)
     pure = nnx.to_pure_dict(state)
     wanted = named(pure)

@@ -9,24 +9,16 @@ import pytest
 from flax import nnx
 
 from geminid.model.coca import CaptionHeads, caption_loss, contrastive_loss
+from tests.helpers import filled
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 TEXTS = np.array([[5, 3, 8, 2, 0, 0], [4, 7, 0, 0, 0, 0], [9, 1, 1, 6, 3, 2]])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
 def heads():
     """jit: (texts, soft, pooled) -> unit vectors of the inputs and of the texts, caption logits."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: CaptionHeads(11, 8, 6, 2, rngs=nnx.Rngs(0))))
-    rng = np.random.default_rng(0)
-    state = jax.tree.map(lambda p: jnp.asarray(0.5 * rng.standard_normal(p.shape), p.dtype), state)
-    made = nnx.merge(graph, state)
+    made = filled(lambda: CaptionHeads(11, 8, 6, 2, rngs=nnx.Rngs(0)), 0.5, seed=0)
     return jax.jit(lambda texts, soft, pooled: (made.see(pooled), made.tell(texts), made.caption_logits(texts, soft)))
 
 

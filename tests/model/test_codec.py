@@ -15,23 +15,16 @@ from hypothesis import strategies as st
 from geminid.config import CodecConfig
 from geminid.model.codec import ImageCodec, codes_of, quantise, values_of
 from geminid.model.convolutions import fold, unfold
+from tests.helpers import filled
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 TINY = CodecConfig(levels=(5, 4, 3), downsample=4, width=8, num_blocks=1)
 LEVELS = [(8, 5, 5, 5), (3, 4, 7, 6), (2, 3, 5, 5)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def codec():
-    graph, state = nnx.split(nnx.eval_shape(lambda: ImageCodec(TINY, rngs=nnx.Rngs(0))))
-    rng = np.random.default_rng(0)
-    return nnx.merge(graph, jax.tree.map(lambda p: jnp.asarray(0.3 * rng.standard_normal(p.shape), p.dtype), state))
+    return filled(lambda: ImageCodec(TINY, rngs=nnx.Rngs(0)), 0.3, seed=0)
 
 
 def pictures(*shape: int, seed: int = 1) -> np.ndarray:

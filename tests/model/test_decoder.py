@@ -12,15 +12,9 @@ from flax import nnx
 
 from geminid.config import DecoderConfig
 from geminid.model.decoder import Decoder, layer_windows
+from tests.helpers import filled
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 NUM_IDS, ROWS, LENGTH = 23, 2, 8
 PLAIN = DecoderConfig(num_layers=2, width=12, num_heads=4, num_kv_heads=1, head_dim=6, mlp_width=20)
 GEMMA = dataclasses.replace(  # everything switched on
@@ -43,16 +37,14 @@ def causal(length: int = LENGTH) -> np.ndarray:
     return np.broadcast_to(np.tril(np.ones((length, length), bool)), (ROWS, length, length))
 
 
-def filled(config: DecoderConfig) -> tuple[nnx.GraphDef, nnx.State]:
+def decoder_of(config: DecoderConfig) -> Decoder:
     """Random parameters, norms included; equal for configurations of equal shapes."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: Decoder(config, NUM_IDS, rngs=nnx.Rngs(0))))
-    rng = np.random.default_rng(1)
-    return graph, jax.tree.map(lambda p: jnp.asarray(0.4 * rng.standard_normal(p.shape), p.dtype), state)
+    return filled(lambda: Decoder(config, NUM_IDS, rngs=nnx.Rngs(0)), 0.4, seed=1)
 
 
 def hidden_of(config: DecoderConfig):
     """jit: (parameters, ids) -> hidden states and cache of a full causal pass."""
-    graph, state = filled(config)
+    graph, state = nnx.split(decoder_of(config))
 
     @jax.jit
     def run(state, ids):
@@ -69,7 +61,7 @@ def gemma():
 
 def numpy_decoder(config: DecoderConfig, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Hidden states and logits in float64, layer by layer, head by head."""
-    params = jax.tree.map(lambda p: np.asarray(p, np.float64), nnx.to_pure_dict(filled(config)[1]))
+    params = jax.tree.map(lambda p: np.asarray(p, np.float64), nnx.to_pure_dict(nnx.state(decoder_of(config))))
     groups, half = config.num_heads // config.num_kv_heads, config.head_dim // 2
 
     def norm(x, scale):
@@ -122,7 +114,7 @@ def test_gemma_is_the_numpy_decoder(gemma):
     hidden, logits = numpy_decoder(GEMMA, IDS)
     got = gemma(IDS)[0]
     np.testing.assert_allclose(got, hidden, atol=2e-5)
-    decoder = nnx.merge(*filled(GEMMA))
+    decoder = decoder_of(GEMMA)
     np.testing.assert_allclose(decoder.logits(got), logits, atol=2e-5)
     assert np.abs(decoder.logits(100 * got)).max() <= 3.0
 
@@ -131,7 +123,7 @@ def test_plain_is_the_numpy_decoder():
     hidden, logits = numpy_decoder(PLAIN, IDS)
     got = hidden_of(PLAIN)(IDS)[0]
     np.testing.assert_allclose(got, hidden, atol=2e-5)
-    np.testing.assert_allclose(nnx.merge(*filled(PLAIN)).logits(got), logits, atol=5e-5)
+    np.testing.assert_allclose(decoder_of(PLAIN).logits(got), logits, atol=5e-5)
 
 
 def test_a_later_id_changes_no_earlier_state(gemma):
@@ -162,7 +154,7 @@ def test_every_third_layer_is_global():
 
 def test_decoding_in_pieces_with_a_cache_equals_one_pass(gemma):
     whole, (whole_keys, whole_values) = gemma(IDS)
-    graph, state = filled(GEMMA)
+    graph, state = nnx.split(decoder_of(GEMMA))
 
     @jax.jit
     def go_on(state, ids, positions, mask, key_positions, cache):
@@ -186,10 +178,10 @@ def test_decoding_in_pieces_with_a_cache_equals_one_pass(gemma):
 
 def test_scanned_and_rematerialised_layers_give_the_same_values_and_gradients():
     target = np.random.default_rng(2).standard_normal((ROWS, LENGTH, NUM_IDS)).astype(np.float32)
-    state = filled(GEMMA)[1]
+    state = nnx.state(decoder_of(GEMMA))
 
     def value_and_gradients(**changes):
-        graph = filled(dataclasses.replace(GEMMA, **changes))[0]
+        graph = nnx.graphdef(decoder_of(dataclasses.replace(GEMMA, **changes)))
 
         def loss(state):
             decoder = nnx.merge(graph, state)
@@ -209,7 +201,7 @@ def test_scanned_and_rematerialised_layers_give_the_same_values_and_gradients():
 
 
 def test_an_unknown_remat_policy_is_refused():
-    decoder = nnx.merge(*filled(dataclasses.replace(PLAIN, remat="some")))
+    decoder = decoder_of(dataclasses.replace(PLAIN, remat="some"))
     with pytest.raises(ValueError, match="unknown remat policy 'some'; known: none, full, dots"):
         decoder(decoder.embed(jnp.asarray(IDS)), jnp.asarray(POSITIONS), jnp.asarray(causal()))
 
@@ -218,6 +210,6 @@ def test_half_precision_is_used_where_it_is_asked_for():
     config = dataclasses.replace(PLAIN, dtype="bfloat16", scan_layers=True)
     hidden, cache = hidden_of(config)(IDS)
     assert {hidden.dtype, cache[0].dtype, cache[1].dtype} == {jnp.dtype("bfloat16")}
-    logits = nnx.merge(*filled(config)).logits(hidden)
+    logits = decoder_of(config).logits(hidden)
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, numpy_decoder(PLAIN, IDS)[1], atol=0.5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -13,36 +12,24 @@ from geminid.model.audio import AudioEncoder
 from geminid.model.vision import VisionEncoder, to_float
 from geminid.tokens.ids import IdSpace
 from geminid.tokens.stream import Streamer
+from tests.helpers import filled
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 VISION = VisionConfig(width=16, num_layers=1, num_heads=2)
 AUDIO = AudioConfig(
     max_s=0.32, num_mels=8, conv_widths=(4, 4), width=16, num_layers=1, num_heads=2, conv_kernel=3, reduction=2
 )  # 32 frames, 8 of them a soft token
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-def filled(make):
-    """The module that `make` gives, with random parameters everywhere."""
-    graph, state = nnx.split(nnx.eval_shape(make))
-    rng = np.random.default_rng(0)
-    return nnx.merge(graph, jax.tree.map(lambda p: jnp.asarray(0.3 * rng.standard_normal(p.shape), p.dtype), state))
-
-
 @pytest.fixture(scope="module")
 def see():
-    return jax.jit(filled(lambda: VisionEncoder(VISION, rngs=nnx.Rngs(0))))
+    return jax.jit(filled(lambda: VisionEncoder(VISION, rngs=nnx.Rngs(0)), 0.3, seed=0))
 
 
 @pytest.fixture(scope="module")
 def hear():
     """jit: (log-mels, frames) -> soft tokens, and one pooled vector per clip."""
-    encoder = filled(lambda: AudioEncoder(AUDIO, rngs=nnx.Rngs(0)))
+    encoder = filled(lambda: AudioEncoder(AUDIO, rngs=nnx.Rngs(0)), 0.3, seed=0)
     return jax.jit(lambda mels, frames: (encoder(mels, frames), encoder.pool(*encoder.hear(mels, frames))))
 
 

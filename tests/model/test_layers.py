@@ -9,25 +9,13 @@ import pytest
 from flax import nnx
 
 from geminid.model.layers import Attention, EncoderBlock, GatedMLP, RMSNorm, attend, rotate, sinusoid
+from tests.helpers import filled
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def filled(make):
-    """The module that `make` gives, with random parameters everywhere; nothing is initialised twice."""
-    graph, state = nnx.split(nnx.eval_shape(make))
-    rng = np.random.default_rng(3)
-    draw = lambda p: jnp.asarray(rng.standard_normal(p.shape) * 0.4, p.dtype)  # noqa: E731
-    return nnx.merge(graph, jax.tree.map(draw, state))
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -105,7 +93,7 @@ def test_attention_is_the_definition_head_by_head(kv_heads, soft_cap, masked):
 
 
 def test_cross_attention_normalises_queries_and_keys():
-    module = filled(lambda: Attention(12, 4, 2, 6, rngs=nnx.Rngs(0), context_width=10))
+    module = filled(lambda: Attention(12, 4, 2, 6, rngs=nnx.Rngs(0), context_width=10), 0.4, seed=3)
     x, context = normal(2, 3, 12), normal(2, 5, 10, seed=1)
     mask = np.ones((2, 3, 5), bool)
     mask[1, :, 3:] = False
@@ -127,7 +115,7 @@ def test_heads_that_cannot_share_are_refused():
 
 @pytest.mark.parametrize("activation", ["gelu_tanh", "silu"])
 def test_gated_mlp(activation):
-    module = filled(lambda: GatedMLP(6, 10, rngs=nnx.Rngs(0), activation=activation))
+    module = filled(lambda: GatedMLP(6, 10, rngs=nnx.Rngs(0), activation=activation), 0.4, seed=3)
     x = normal(3, 4, 6)
     gate = x @ np.asarray(module.gate[...])
     if activation == "silu":
@@ -139,7 +127,7 @@ def test_gated_mlp(activation):
 
 
 def test_an_encoder_block_knows_no_order_and_keeps_padding_out():
-    block = filled(lambda: EncoderBlock(8, 2, rngs=nnx.Rngs(0), context_width=6))
+    block = filled(lambda: EncoderBlock(8, 2, rngs=nnx.Rngs(0), context_width=6), 0.4, seed=3)
     run = jax.jit(block)
     x, context = normal(2, 5, 8), normal(2, 4, 6, seed=1)
     order, other = np.array([3, 0, 4, 1, 2]), np.array([2, 3, 1, 0])

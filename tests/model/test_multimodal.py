@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -13,7 +12,9 @@ from flax import nnx
 from geminid import recipes
 from geminid.config import AudioConfig, DecoderConfig, VisionConfig
 from geminid.model.multimodal import Model, Sensed, packed_mask
+from tests.helpers import filled
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 NUM_IDS, LENGTH = 19, 14
 RECIPE = dataclasses.replace(
     recipes.demo(),
@@ -33,18 +34,9 @@ SOURCES[1, 11] = 1 + PER_PICTURE
 POSITIONS = np.broadcast_to(np.arange(LENGTH), IDS.shape)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def model() -> Model:
-    graph, state = nnx.split(nnx.eval_shape(lambda: Model(RECIPE, NUM_IDS, rngs=nnx.Rngs(0))))
-    rng = np.random.default_rng(1)
-    return nnx.merge(graph, jax.tree.map(lambda p: jnp.asarray(0.3 * rng.standard_normal(p.shape), p.dtype), state))
+    return filled(lambda: Model(RECIPE, NUM_IDS, rngs=nnx.Rngs(0)), 0.3, seed=1)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,9 @@ from geminid.config import AudioConfig, DecoderConfig, VisionConfig
 from geminid.evaluate.respondent import prefix_tree, stack_trees
 from geminid.model.multimodal import Model, Sensed
 from geminid.model.sampling import generate, score_tree
+from tests.helpers import filled
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 NUM_IDS, STEPS, ROWS = 14, 5, 16
 PROMPTS = [[3, 1, 4], [1, 5, 9, 2, 6, 5, 3, 5], [8, 9, 7, 9, 3], [2]]
 RECIPE = dataclasses.replace(
@@ -34,18 +36,9 @@ ALLOWED[:, 0] = True
 EVERYTHING = np.ones((4, STEPS, NUM_IDS), bool)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def model() -> Model:
-    graph, state = nnx.split(nnx.eval_shape(lambda: Model(RECIPE, NUM_IDS, rngs=nnx.Rngs(0))))
-    rng = np.random.default_rng(1)
-    return nnx.merge(graph, jax.tree.map(lambda p: jnp.asarray(0.4 * rng.standard_normal(p.shape), p.dtype), state))
+    return filled(lambda: Model(RECIPE, NUM_IDS, rngs=nnx.Rngs(0)), 0.4, seed=1)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from geminid.model.multimodal import Model
 from geminid.model.sizes import count, num_params
 from geminid.tokens.ids import special_names
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 RECIPE = dataclasses.replace(
     recipes.demo(),
     text=TextConfig(vocab_size=300),
@@ -25,13 +26,6 @@ RECIPE = dataclasses.replace(
     audio=AudioConfig(num_mels=4, conv_widths=(2,), width=8, num_layers=3, num_heads=2),
     decoder=DecoderConfig(num_layers=3, width=8, num_heads=2, num_kv_heads=1, head_dim=4, mlp_width=16),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_count():

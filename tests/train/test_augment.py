@@ -8,15 +8,9 @@ import pytest
 
 from geminid.train import augment
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 FRAMES = np.array([40, 23, 7, 1], np.int32)
 FLOOR = np.log(1e-3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module", params=["pictures", "codec_pictures"])

@@ -21,6 +21,9 @@ from geminid.tokens.ids import IdSpace, special_names
 from geminid.tokens.stream import Stream, Streamer
 from geminid.train import joint
 from geminid.train.params import named, params_of
+from tests.helpers import filled
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 class Letters:
@@ -52,18 +55,9 @@ SHAPE = Shape(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def model() -> Model:
-    graph, state = nnx.split(nnx.eval_shape(lambda: Model(RECIPE, SPACE.size, rngs=nnx.Rngs(0))))
-    rng = np.random.default_rng(1)
-    return nnx.merge(graph, jax.tree.map(lambda p: jnp.asarray(0.2 * rng.standard_normal(p.shape), p.dtype), state))
+    return filled(lambda: Model(RECIPE, SPACE.size, rngs=nnx.Rngs(0)), 0.2, seed=1)
 
 
 @pytest.fixture(scope="module")

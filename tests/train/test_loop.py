@@ -17,14 +17,8 @@ from geminid.config import StageConfig
 from geminid.train.loop import Loop, cursor_of, write_array
 from geminid.train.pretrain import make_task
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 CONFIG = StageConfig(steps=10, batch=4, save_every=4, log_every=3)  # saves after 4, 8, 10; logs 3, 6, 9, 10
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 class Line(nnx.Module):

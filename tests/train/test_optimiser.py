@@ -14,6 +14,7 @@ from geminid.model.decoder import Decoder
 from geminid.train.optimiser import make_optimiser
 from geminid.train.params import params_of
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 CONFIG = OptimiserConfig(
     learning_rate=0.1,
     final_fraction=0.1,
@@ -29,13 +30,6 @@ PARAMS = {
     name: np.random.default_rng(i).standard_normal((3,) if name == "vector" else (2, 3)).astype(np.float32)
     for i, name in enumerate(RATES)
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def gradients(step: int) -> dict[str, np.ndarray]:

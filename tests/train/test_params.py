@@ -105,3 +105,17 @@ def test_the_file_of_a_deeper_model_is_refused(tmp_path, prefix):
 def test_no_file_says_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="that stage is not finished; run the training again"):
         load_params(tmp_path / "p", Tower())
+
+
+@pytest.mark.parametrize("damage", ["truncated", "a few bytes", "empty", "random"])
+def test_a_broken_file_says_what_to_do(tmp_path, damage):
+    file = tmp_path / "p"
+    save_params(file, params_of(Tower()))
+    whole = file.read_bytes()
+    noise = np.random.default_rng(0).bytes(len(whole))
+    file.write_bytes({"truncated": whole[:-5], "a few bytes": whole[:5], "empty": b"", "random": noise}[damage])
+    with pytest.raises(ValueError, match="is not a complete safetensors file") as caught:
+        load_params(file, Tower())
+    message = str(caught.value)
+    assert message.startswith(str(file)) and message.endswith("; delete it and run the training again")
+    assert "\n" not in message
