@@ -29,11 +29,11 @@ class DataConfig:
         "emojione-v1",
     )
     held_out_style: str = "twemoji"
-    languages: tuple[str, ...] = ("en", "fr", "es", "ru", "ro", "bg", "ca", "el", "be", "it", "de")
+    languages: tuple[str, ...] = ("en", "fr", "es", "ca", "ru", "bg", "el")
     num_concepts: int | None = None  # None: every core concept
     extra_concepts: bool = True  # also emoji outside the core: the codec learns from them
     picture_size: int = 32  # pixels, square canvas, white background, aspect kept
-    synthetic_voices: int = 4  # renderings per (concept, language)
+    synthetic_voices: int = 6  # renderings per (concept, language)
     clip_max_s: float = 2.5  # longer recordings are left out and counted
     animation_packages: tuple[str, ...] = ("@lobehub/fluent-emoji-anim-1",)
     digit_languages: tuple[str, ...] = ("en", "es", "fr", "it", "ru")
@@ -73,7 +73,7 @@ class VisionConfig:
     width: int = 128
     num_layers: int = 0  # ViT blocks: on a thousand pictures none learns fastest
     num_heads: int = 4
-    soft_grid: int = 2  # soft tokens per side after pooling; one global token is added
+    soft_grid: int = 1  # soft tokens per side after pooling; one global token is added
 
     @property
     def num_soft_tokens(self) -> int:
@@ -89,12 +89,13 @@ class AudioConfig:
     window_s: float = 0.025
     hop_s: float = 0.010
     max_s: float = 1.28  # what comes later is cut: the beginning of a phrase tells it from the others
-    conv_widths: tuple[int, ...] = (96, 96)  # stride-2 convolutions over time
-    width: int = 96
-    num_layers: int = 3
+    conv_widths: tuple[int, ...] = (96, 128)  # stride-2 convolutions over time
+    conv_blocks: int = 1  # residual blocks after each of them
+    width: int = 128
+    num_layers: int = 1  # Conformer blocks
     num_heads: int = 4
     conv_kernel: int = 5
-    reduction: int = 4  # frames of the Conformer pooled into one soft token
+    reduction: int = 8  # states of the Conformer pooled into one soft token
 
     @property
     def num_frames(self) -> int:
@@ -106,8 +107,8 @@ class AudioConfig:
 
     @property
     def num_soft_tokens(self) -> int:
-        """Soft tokens of the longest clip."""
-        return -(-self.num_frames // self.frames_per_soft_token)
+        """Soft tokens of the longest clip, the global one included."""
+        return 1 + -(-self.num_frames // self.frames_per_soft_token)
 
 
 @dataclass(frozen=True)
@@ -137,12 +138,13 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """AdamW with linear warm-up and cosine decay."""
+    """Muon for matrices and AdamW for the rest, with linear warm-up and cosine decay."""
 
     learning_rate: float = 2e-3
     final_fraction: float = 0.02
     warmup_steps: int = 50
-    beta1: float = 0.9
+    momentum: float = 0.95  # Muon's
+    beta1: float = 0.9  # AdamW's
     beta2: float = 0.98
     weight_decay: float = 0.05
     clip_norm: float = 1.0
@@ -163,14 +165,14 @@ class StageConfig:
 class MixtureConfig:
     """Relative number of documents of each task in the joint stage."""
 
-    see: float = 30
-    hear: float = 12
-    digit: float = 4
-    watch: float = 5
-    order: float = 6
-    draw: float = 18
-    translate: float = 5
-    few_shot: float = 14
+    see: float = 32
+    hear: float = 20
+    digit: float = 3
+    watch: float = 4
+    order: float = 10
+    draw: float = 12
+    translate: float = 4
+    few_shot: float = 16
 
 
 @dataclass(frozen=True)
@@ -179,11 +181,12 @@ class JointConfig:
 
     stage: StageConfig
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
-    row_length: int = 256  # positions of one packed row
-    max_pictures: int = 96  # picture slots of one batch
+    row_length: int = 128  # positions of one packed row
+    max_pictures: int = 144  # picture slots of one batch
     max_clips: int = 24  # clip slots of one batch
-    lookahead: int = 96  # documents the packer may choose from
-    encoder_rate: float = 0.1  # learning-rate factor of the pretrained encoders
+    answer_share: float = 0.625  # of the positions of one batch at most carry loss: the others need no logits
+    lookahead: int = 192  # documents the packer may choose from
+    encoder_rate: float = 0.0  # learning-rate factor of the pretrained encoders; 0 holds them
     code_weight: float = 0.4  # loss weight of each id of a written image beside a text piece
     prompt_dropout: float = 0.1  # drawings without prompt, for classifier-free guidance
 

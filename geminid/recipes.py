@@ -28,11 +28,11 @@ def demo() -> Recipe:
         codec=CodecConfig(),
         vision=VisionConfig(),
         audio=AudioConfig(),
-        decoder=DecoderConfig(),
-        codec_stage=StageConfig(steps=700, batch=64, optimiser=OptimiserConfig(learning_rate=4e-3)),
-        vision_stage=StageConfig(steps=1600, batch=128, optimiser=OptimiserConfig(learning_rate=5e-3)),
-        audio_stage=StageConfig(steps=1000, batch=64, optimiser=OptimiserConfig(learning_rate=1e-3)),
-        joint=JointConfig(stage=StageConfig(steps=1000, batch=8, optimiser=OptimiserConfig(learning_rate=1.5e-3))),
+        decoder=DecoderConfig(num_kv_heads=3),
+        codec_stage=StageConfig(steps=600, batch=64, optimiser=OptimiserConfig(learning_rate=4e-3)),
+        vision_stage=StageConfig(steps=700, batch=64, optimiser=OptimiserConfig(learning_rate=5e-3)),
+        audio_stage=StageConfig(steps=700, batch=64, optimiser=OptimiserConfig(learning_rate=3e-3)),
+        joint=JointConfig(stage=StageConfig(steps=1600, batch=16, optimiser=OptimiserConfig(learning_rate=6e-3))),
     )
 
 
@@ -52,11 +52,11 @@ def demo_fast() -> Recipe:
         codec=CodecConfig(width=32, num_blocks=1),
         vision=VisionConfig(stem_widths=(8, 16), width=48, num_heads=2),
         audio=AudioConfig(conv_widths=(48, 48), width=48, num_layers=1, num_heads=2),
-        decoder=DecoderConfig(num_layers=2, width=96, num_heads=4, head_dim=24, mlp_width=256),
+        decoder=DecoderConfig(num_layers=2, width=96, num_heads=4, num_kv_heads=2, head_dim=24, mlp_width=256),
         codec_stage=StageConfig(steps=60, batch=32, save_every=20),
         vision_stage=StageConfig(steps=60, batch=32, save_every=20),
         audio_stage=StageConfig(steps=40, batch=16, save_every=20),
-        joint=JointConfig(stage=StageConfig(steps=60, batch=4, save_every=20), max_pictures=48, max_clips=12),
+        joint=JointConfig(stage=StageConfig(steps=60, batch=8, save_every=20), max_pictures=72, max_clips=12),
         judge_steps=60,
     )
 
@@ -88,7 +88,9 @@ def _large(name: str, decoder: DecoderConfig, encoder_layers: int, encoder_width
         codec_stage=stage,
         vision_stage=stage,
         audio_stage=stage,
-        joint=JointConfig(stage=stage, row_length=32_768, max_pictures=4096, max_clips=1024, lookahead=4096),
+        joint=JointConfig(
+            stage=stage, row_length=32_768, max_pictures=4096, max_clips=1024, answer_share=1.0, lookahead=4096
+        ),
     )
 
 

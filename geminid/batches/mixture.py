@@ -15,9 +15,10 @@ from geminid.document import Document
 from geminid.tokens.ids import time_tag
 
 OWN_LANGUAGE = 0.75  # share of recordings that are answered in the language that is spoken
-REAL_SPEECH = 0.25  # share of real recordings among the spoken names: a few hundred voices' worth at most
+SOUNDS = 0.03  # share of what the things themselves sound like among what is heard
 SPRITES = 0.7  # share of videos that are made of moving still pictures
 VIDEO_FRAMES = 4
+FEW_SHOT_QUESTIONS = 6  # at most
 
 
 class Mixture:
@@ -33,7 +34,6 @@ class Mixture:
         clips = self.dataset.clips
         self.digits = memory.train_clips("digit")
         self.sounds = memory.train_clips("sound")
-        self.real_names = [i for i in memory.train_clips("name") if clips[i].real]
         self.synthetic_names = [i for i in memory.train_clips("name") if not clips[i].real]
         self.real_words = frozenset(name for k in self.languages for name in self.dataset.names[k].values())
         weights = dataclasses.asdict(self.recipe.joint.mixture)
@@ -71,11 +71,9 @@ class Mixture:
         return documents.see(self.picture(rng, concept), language, name)
 
     def hear(self, rng: np.random.Generator) -> Document:
-        pool, chance = self.synthetic_names, rng.random()
-        if chance < REAL_SPEECH and self.real_names:
-            pool = self.real_names
-        elif chance > 0.97 and self.sounds:
-            pool = self.sounds
+        """Names are spoken by synthetic voices alone: few words have a recording, and answering those taught that a
+        real voice says one of these few. The encoder has learned from the recordings before."""
+        pool = self.sounds if self.sounds and rng.random() < SOUNDS else self.synthetic_names
         i = int(rng.choice(pool))
         meta = self.dataset.clips[i]
         assert meta.concept is not None
@@ -126,7 +124,7 @@ class Mixture:
         concepts = [self.concepts[k] for k in rng.choice(len(self.concepts), 2, replace=False)]
         words = documents.made_up_words(rng, 2, self.real_words)
         first = [(self.picture(rng, c), w) for c, w in zip(concepts, words, strict=True)]
-        asked = rng.integers(2, size=3)
+        asked = rng.integers(2, size=rng.integers(1, FEW_SHOT_QUESTIONS + 1))  # the document may end after any answer
         return documents.few_shot(first, [(self.picture(rng, concepts[k]), words[k]) for k in asked])
 
 

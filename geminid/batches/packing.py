@@ -1,6 +1,6 @@
 """Documents -> packed batches of a fixed shape, resumable to the bit.
 
-A batch has rows of positions, and slots for pictures and clips that all its rows share. No library packs under
+A batch has rows of positions, and slots for pictures, clips and answers that all its rows share. No library packs under
 such a shared budget: Grain's packers bound single rows. So the packer is ours and the loader around it Grain's.
 
 B rows, T positions a row, P picture slots, C clip slots.
@@ -8,6 +8,7 @@ B rows, T positions a row, P picture slots, C clip slots.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ class Shape:
     soft_per_clip: int
     num_frames: int
     num_mels: int
+    answers: int  # positions that carry loss
 
     @classmethod
     def of(cls, recipe: Recipe) -> Shape:
@@ -50,6 +52,7 @@ class Shape:
             recipe.audio.num_soft_tokens,
             recipe.audio.num_frames,
             recipe.audio.num_mels,
+            math.ceil(joint.answer_share * joint.stage.batch * joint.row_length),
         )
 
     def check(self, stream: Stream) -> None:
@@ -61,6 +64,11 @@ class Shape:
                 f"a document of {len(stream.pictures)} pictures and {len(stream.mels)} clips; a batch has room for"
                 f" {self.pictures} and {self.clips}: raise joint.max_pictures or joint.max_clips"
             )
+        if stream.num_answers > self.answers:
+            raise ValueError(
+                f"a document with loss on {stream.num_answers} positions; a batch has room for {self.answers}: raise"
+                " joint.answer_share"
+            )
 
 
 class Plan:
@@ -70,11 +78,11 @@ class Plan:
         self.shape = shape
         self.free = [shape.length] * shape.rows
         self.rows: list[list[Stream]] = [[] for _ in range(shape.rows)]
-        self.pictures, self.clips = shape.pictures, shape.clips
+        self.pictures, self.clips, self.answers = shape.pictures, shape.clips, shape.answers
 
     def place(self, stream: Stream) -> bool:
         """Puts a stream into the fullest row that has room for it; False if none has, or slots are short."""
-        if len(stream.pictures) > self.pictures or len(stream.mels) > self.clips:
+        if len(stream.pictures) > self.pictures or len(stream.mels) > self.clips or stream.num_answers > self.answers:
             return False
         fits = [(room, row) for row, room in enumerate(self.free) if room >= len(stream)]
         if not fits:
@@ -84,6 +92,7 @@ class Plan:
         self.rows[row].append(stream)
         self.pictures -= len(stream.pictures)
         self.clips -= len(stream.mels)
+        self.answers -= stream.num_answers
         return True
 
     @property
@@ -94,12 +103,13 @@ class Plan:
 def assemble(rows: list[list[Stream]], shape: Shape, space: IdSpace) -> Batch:
     """Arrays of a batch.
 
-    ids, sources, segments, positions int32 [B T], weights float32 [B T] (of predicting ids[:, t] from what
+    ids, sources, segments, positions, places int32 [B T], weights float32 [B T] (of predicting ids[:, t] from what
     stands before), pictures uint8 [P S S 3], mels float32 [C frames mels], frames int32 [C]. sources: 0, or
-    k > 0: the k-th of the P * soft_per_picture + C * soft_per_clip soft tokens. Segment 0 is padding.
+    k > 0: the k-th of the P * soft_per_picture + C * soft_per_clip soft tokens. Segment 0 is padding. answers int32
+    [answers]: where weights > 0, as numbers b * T + t; those that are left over are 0, which has no weight.
     """
     size = (shape.rows, shape.length)
-    batch: Batch = {name: np.zeros(size, np.int32) for name in ("ids", "sources", "segments", "positions")}
+    batch: Batch = {name: np.zeros(size, np.int32) for name in ("ids", "sources", "segments", "positions", "places")}
     batch["weights"] = np.zeros(size, np.float32)
     batch["pictures"] = np.full((shape.pictures, shape.picture_size, shape.picture_size, 3), 255, np.uint8)
     mels: list[np.ndarray] = []
@@ -111,6 +121,7 @@ def assemble(rows: list[list[Stream]], shape: Shape, space: IdSpace) -> Batch:
             at = np.s_[row, begin : begin + len(stream)]
             batch["ids"][at] = stream.ids
             batch["weights"][at] = stream.weights
+            batch["places"][at] = stream.places
             batch["segments"][at] = segment
             batch["positions"][at] = np.arange(len(stream))
             sources = batch["sources"][at]
@@ -123,6 +134,9 @@ def assemble(rows: list[list[Stream]], shape: Shape, space: IdSpace) -> Batch:
             sources[stream.ids == soft_audio] = _clip_sources(stream, len(mels), shape)
             mels += stream.mels
             begin += len(stream)
+    answers = np.flatnonzero(batch["weights"])
+    batch["answers"] = np.zeros(shape.answers, np.int32)
+    batch["answers"][: len(answers)] = answers
     padded, frames = pad_mels(mels, shape.num_frames)
     batch["mels"] = np.zeros((shape.clips, shape.num_frames, shape.num_mels), np.float32)
     batch["mels"][: len(mels)] = padded if mels else 0.0

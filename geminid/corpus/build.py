@@ -36,7 +36,7 @@ from geminid.corpus.store import (
     write_json,
 )
 
-BUILD_VERSION = 4  # raise it when the same config and packages would give other bytes
+BUILD_VERSION = 5  # raise it when the same config and packages would give other bytes
 PHOTO = "photo"  # style of the stamps' pictures
 _MAX_WORKERS = 4
 _SLOW_STYLE = "fluent-emoji"  # 3D drawings, 20 times slower than the others: core concepts only
@@ -127,6 +127,7 @@ def _build_into(folder: Path, config: DataConfig, records: list[PackageRecord], 
         "concepts": sources.core,
         "extra_concepts": sources.extra,
         "names": names,
+        "phones": _phones(clips),
         "pictures": rows_of(pictures),
         "clips": rows_of(clips),
         "animations": rows_of(films),
@@ -137,6 +138,19 @@ def _build_into(folder: Path, config: DataConfig, records: list[PackageRecord], 
     write_json(folder / MANIFEST, {**manifest, "packages": [dataclasses.asdict(record) for record in records]})
     write_json(folder / INDEX, index)
     write_contact_sheet(open_dataset(folder), folder / CONTACT_SHEET)
+
+
+def _phones(clips: Iterable[ClipMeta]) -> dict[str, dict[str, str]]:
+    """Language -> what is said -> its pronunciation."""
+    synthesiser = speech.Synthesiser()
+    spoken: dict[str, set[str]] = {}
+    for meta in clips:
+        if meta.kind != "sound":
+            spoken.setdefault(meta.language, set()).add(meta.text)
+    return {
+        language: dict(zip(sorted(texts), synthesiser.phones(sorted(texts), language), strict=True))
+        for language, texts in sorted(spoken.items())
+    }
 
 
 def _write(folder: Path, name: str, items: Iterable[tuple[Any, np.ndarray]]) -> list[Any]:

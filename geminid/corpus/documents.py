@@ -72,12 +72,12 @@ def translate(source: str, name: str, target: str, translation: str | None = Non
 
 
 def few_shot(examples: Sequence[tuple[np.ndarray, str]], queries: Sequence[tuple[np.ndarray, str | None]]) -> Document:
-    """Pictures with made-up words, then pictures to name with them."""
+    """Pictures with made-up words, then pictures to name with them. A word stands right behind its picture."""
     segments: list[Segment] = []
     for pixels, word in examples:
-        segments += [see_image(pixels), tag("word"), see_text(word)]
+        segments += [tag("word"), see_image(pixels), see_text(word)]
     for pixels, answer in queries:
-        segments += [see_image(pixels), tag("word"), *_answer(answer)]
+        segments += [tag("word"), see_image(pixels), *_answer(answer)]
     return Document(tuple(segments), "few_shot")
 
 

@@ -7,7 +7,9 @@ reset them. Loading the library anew for each one (2 ms) makes `speak` a pure fu
 from __future__ import annotations
 
 import _ctypes
+import contextlib
 import ctypes
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -25,6 +27,7 @@ from geminid.corpus.store import ClipMeta
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
 _CHARS_UTF8 = 1
 _RATE, _VOLUME, _PITCH, _RANGE, _WORD_GAP = 1, 2, 3, 4, 7
+_IPA = 2
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 _ALIASES = {"zh": "cmn", "no": "nb", "nn": "nb"}  # CLDR language -> espeak-ng's
@@ -79,6 +82,39 @@ class Synthesiser:
         samples, rate = _utter(text, f"{file}+{variant}", parameters, str(data))
         return trim(resample(samples, rate)) if len(samples) else samples
 
+    def phones(self, texts: Sequence[str], language: str) -> list[str]:
+        """How each text is pronounced, in the International Phonetic Alphabet; "" in a language it does not speak."""
+        file = self._voice_files.get(_ALIASES.get(language, language))
+        if file is None:
+            return [""] * len(texts)
+        with _library(file, str(espeakng_loader.get_data_path())) as (library, _):
+            library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+            return [_pronounce(library, text) for text in texts]
+
+
+@contextlib.contextmanager
+def _library(voice: str, data: str) -> Iterator[tuple[ctypes.CDLL, int]]:
+    """A freshly loaded library that speaks with `voice`, and its rate in Hz."""
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    try:
+        rate = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data.encode(), 0)
+        if rate <= 0:
+            raise ValueError(f"espeak-ng cannot read its data at {data}: reinstall espeakng-loader")
+        if library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise ValueError(f"espeak-ng has no voice {voice!r}: reinstall espeakng-loader")
+        yield library, rate
+    finally:
+        library.espeak_Terminate()
+        _ctypes.dlclose(library._handle)
+
+
+def _pronounce(library: ctypes.CDLL, text: str) -> str:
+    """The clauses of a text in IPA, a space between them."""
+    rest, clauses = ctypes.c_char_p(text.encode()), []
+    while rest.value is not None:  # each call reads one clause and moves the pointer on, at the end to null
+        clauses.append(library.espeak_TextToPhonemes(ctypes.byref(rest), _CHARS_UTF8, _IPA).decode())
+    return re.sub(r"\([a-z0-9-]+\)", "", " ".join(clause for clause in clauses if clause))  # "(en)": another language
+
 
 def _utter(text: str, voice: str, parameters: Mapping[int, int], data: str) -> tuple[np.ndarray, int]:
     """One utterance by a freshly loaded library -> int16 [m] and its rate in Hz."""
@@ -90,23 +126,14 @@ def _utter(text: str, voice: str, parameters: Mapping[int, int], data: str) -> t
             pieces.append(ctypes.string_at(wave, 2 * count))
         return 0  # go on
 
-    library = ctypes.CDLL(espeakng_loader.get_library_path())
-    try:
-        rate = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data.encode(), 0)
-        if rate <= 0:
-            raise ValueError(f"espeak-ng cannot read its data at {data}: reinstall espeakng-loader")
+    with _library(voice, data) as (library, rate):
         library.espeak_ng_SetRandSeed(1)
         library.espeak_SetSynthCallback(collect)
-        if library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise ValueError(f"espeak-ng has no voice {voice!r}: reinstall espeakng-loader")
         for parameter, value in parameters.items():
             library.espeak_SetParameter(parameter, int(value), 0)
         utf8 = text.encode() + b"\0"
         library.espeak_Synth(utf8, ctypes.c_size_t(len(utf8)), 0, 1, 0, _CHARS_UTF8, None, None)
         library.espeak_Synchronize()
-    finally:
-        library.espeak_Terminate()
-        _ctypes.dlclose(library._handle)
     return np.frombuffer(b"".join(pieces), np.int16), rate
 
 

@@ -102,6 +102,7 @@ class Dataset:
         concepts: core concepts, sorted.
         extra_concepts: other concepts that have pictures, sorted.
         names: language -> core concept -> name.
+        phones: language -> text of a clip -> how it is pronounced (IPA); no entry for sounds of things.
         pictures, clips, animations: metadata of every record, in record order.
         licences: package name -> SPDX licence.
     """
@@ -115,6 +116,7 @@ class Dataset:
         self.concepts: tuple[str, ...] = tuple(index["concepts"])
         self.extra_concepts: tuple[str, ...] = tuple(index["extra_concepts"])
         self.names: dict[str, dict[str, str]] = index["names"]
+        self.phones: dict[str, dict[str, str]] = index["phones"]
         self.pictures: list[PictureMeta] = _metas(PictureMeta, index["pictures"])
         self.clips: list[ClipMeta] = _metas(ClipMeta, index["clips"])
         self.animations: list[AnimationMeta] = [

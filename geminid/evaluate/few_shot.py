@@ -36,7 +36,7 @@ def measure(bench: Bench) -> tuple[Metrics, tuple[FewShot, ...]]:
         words.append(pair)
         right.append(which)
         shown.append((pictures, query))
-    trees = [bench.respondent.names(pair) for pair in words]
+    trees = [bench.respondent.names(pair, end=False) for pair in words]  # more pictures may follow the word
     said = bench.respondent.likelihoods(asked, trees).argmax(1)
     elsewhere = bench.respondent.likelihoods(control, trees).argmax(1)
     written = bench.respondent.say(asked)

@@ -22,7 +22,7 @@ from geminid.document import Document
 from geminid.model.multimodal import Model, Sensed
 from geminid.model.sampling import Tree, generate, score_tree
 from geminid.model.vision import to_float
-from geminid.tokens.ids import IdSpace
+from geminid.tokens.ids import IdSpace, next_places
 from geminid.tokens.stream import Stream, Streamer
 from geminid.train import joint, pretrain
 from geminid.train.params import load_params
@@ -119,11 +119,11 @@ class Respondent:
     @functools.cached_property
     def _write(self) -> Callable[..., jax.Array]:
         def write(
-            params: Any, arrays: dict[str, jax.Array], allowed: jax.Array, key: jax.Array, temperature: float,
-            guidance: float, stop: int,
+            params: Any, arrays: dict[str, jax.Array], allowed: jax.Array, places: jax.Array, key: jax.Array,
+            temperature: float, guidance: float, stop: int,
         ) -> jax.Array:  # fmt: skip
             model = nnx.merge(self._graph, params)
-            return generate(model, *read(model, arrays), allowed, key, temperature, guidance, stop)
+            return generate(model, *read(model, arrays), allowed, key, temperature, guidance, stop, places)
 
         return jax.jit(write, static_argnames=("temperature", "guidance", "stop"))
 
@@ -146,7 +146,7 @@ class Respondent:
             rows=len(streams), length=length, pictures=pictures * len(streams), clips=clips * len(streams),
             picture_size=recipe.data.picture_size, soft_per_picture=recipe.vision.num_soft_tokens,
             soft_per_clip=recipe.audio.num_soft_tokens, num_frames=recipe.audio.num_frames,
-            num_mels=recipe.audio.num_mels,
+            num_mels=recipe.audio.num_mels, answers=0,
         )  # fmt: skip
         batch = assemble([[stream] for stream in streams], shape, self.space)
         return {name: jnp.asarray(array) for name, array in batch.items()}
@@ -176,11 +176,13 @@ class Respondent:
         allowed = np.zeros((LONGEST_ANSWER, self.space.size), bool)
         allowed[:, self.space.text_start : self.space.code_start] = True
         allowed[:, eos] = True
+        nowhere = jnp.zeros(LONGEST_ANSWER, jnp.int32)
         texts: list[str] = []
         for at, arrays in self._batches(questions):
             ids = self._write(
-                self._params, arrays, jnp.asarray(allowed), jax.random.key(0), temperature=0.0, guidance=1.0, stop=eos
-            )
+                self._params, arrays, jnp.asarray(allowed), nowhere, jax.random.key(0), temperature=0.0, guidance=1.0,
+                stop=eos,
+            )  # fmt: skip
             rows = np.asarray(ids)[: at.stop - at.start]
             texts += [self.space.decode(row[: np.argmax(np.append(row, eos) == eos)]) for row in rows]
         return texts
@@ -194,16 +196,17 @@ class Respondent:
         head = self.space.encode_codes(np.zeros((side, side), np.int32))[:3]  # <boi> height width
         allowed = np.zeros((side * side, self.space.size), bool)
         allowed[:, self.space.code_start :] = True
+        places = jnp.asarray(next_places(side, side)[len(head) :])
         pictures = []
         half = BATCH // 2
         for begin in range(0, len(prompts), half):
             chosen = list(range(begin, min(begin + half, len(prompts))))
             filled = chosen + [chosen[-1]] * (half - len(chosen))
             streams = [self.streamer(document[k]) for document in (prompts, unconditional) for k in filled]
-            streams = [opened(stream, head) for stream in streams]
+            streams = [opened(stream, head, next_places(side, side)) for stream in streams]
             arrays = self._arrays(streams, rounded(max(map(len, streams)), GRAIN), 0, 0)
             ids = self._write(
-                self._params, arrays, jnp.asarray(allowed), jax.random.fold_in(jax.random.key(seed), begin),
+                self._params, arrays, jnp.asarray(allowed), places, jax.random.fold_in(jax.random.key(seed), begin),
                 temperature=temperature, guidance=guidance, stop=-1,
             )  # fmt: skip
             codes = [self.space.decode_codes(row, side, side) for row in np.asarray(ids)[: len(chosen)]]
@@ -222,13 +225,14 @@ class Respondent:
 
 def read(model: Model, arrays: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
     sensed = Sensed(arrays["pictures"], arrays["mels"], arrays["frames"])
-    return model.read(arrays["ids"], arrays["sources"], arrays["segments"] > 0, sensed)
+    return model.read(arrays["ids"], arrays["sources"], arrays["places"], arrays["segments"] > 0, sensed)
 
 
-def opened(stream: Stream, head: list[int]) -> Stream:
-    """A prompt with the first ids of its answer."""
+def opened(stream: Stream, head: list[int], places: np.ndarray) -> Stream:
+    """A prompt with the first ids of its answer, whose places are the first of `places`."""
     ids = np.concatenate([stream.ids, np.array(head, np.int32)])
-    return Stream(ids, np.zeros(len(ids), np.float32), stream.pictures, stream.mels, stream.soft_per_mel)
+    places = np.concatenate([stream.places, places[: len(head)]])
+    return Stream(ids, np.zeros(len(ids), np.float32), places, stream.pictures, stream.mels, stream.soft_per_mel)
 
 
 def to_pixels(pictures: Any) -> np.ndarray:

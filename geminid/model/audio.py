@@ -8,7 +8,10 @@ from flax import nnx
 from jax import Array
 
 from geminid.config import AudioConfig
+from geminid.model.convolutions import group_norm
 from geminid.model.layers import Attention, GatedMLP, RMSNorm, dense, sinusoid
+
+POOL_PARTS = 4  # the global token knows what is said first and what last
 
 
 class ConformerBlock(nnx.Module):
@@ -45,46 +48,68 @@ class ConformerBlock(nnx.Module):
         return x + 0.5 * self.last(self.norm_last(x))
 
 
+class ResidualConv1D(nnx.Module):
+    """Two convolutions over time around a skip, norm and activation first (He et al. 2016, arXiv 1603.05027)."""
+
+    def __init__(self, width: int, kernel: int, *, rngs: nnx.Rngs):
+        self.norm_first = group_norm(width, rngs)
+        self.first = nnx.Conv(width, width, (kernel,), padding="SAME", rngs=rngs)
+        self.norm_second = group_norm(width, rngs)
+        self.second = nnx.Conv(width, width, (kernel,), padding="SAME", rngs=rngs)
+
+    def __call__(self, x: Array, valid: Array) -> Array:
+        """x [B T D]; valid bool [B T 1] keeps padding at 0 and out of the norms."""
+        heard = jnp.broadcast_to(valid, x.shape)
+        hidden = self.first(jax.nn.silu(self.norm_first(x, mask=heard)) * valid)
+        return (x + self.second(jax.nn.silu(self.norm_second(hidden, mask=heard)) * valid)) * valid
+
+
 class AudioEncoder(nnx.Module):
-    """Strided convolutions over time (mels are channels), Conformer blocks, `reduction` states to one soft token."""
+    """Strided convolutions over time (mels are channels) with residual blocks, Conformer blocks, soft tokens.
+
+    `reduction` states make one soft token; one more, the first, is made of all of them.
+    """
 
     def __init__(self, config: AudioConfig, *, rngs: nnx.Rngs):
         self.config = config
-        channels = (config.num_mels, *config.conv_widths)
-        self.convolutions = nnx.List(
-            [
-                nnx.Conv(a, b, (3,), (2,), padding="SAME", rngs=rngs)
-                for a, b in zip(channels, channels[1:], strict=False)
-            ]
+        kernel = config.conv_kernel
+        pairs = list(zip((config.num_mels, *config.conv_widths), config.conv_widths, strict=False))
+        self.down = nnx.List([nnx.Conv(a, b, (kernel,), (2,), padding="SAME", rngs=rngs) for a, b in pairs])
+        self.residual = nnx.List(
+            [ResidualConv1D(b, kernel, rngs=rngs) for _, b in pairs for _ in range(config.conv_blocks)]
         )
-        self.inward = dense(channels[-1], config.width, rngs)
+        self.inward = dense(config.conv_widths[-1], config.width, rngs)
         self.blocks = nnx.List([ConformerBlock(config, rngs=rngs) for _ in range(config.num_layers)])
         self.norm = RMSNorm(config.width)
-        self.pool_query = dense(config.width, 1, rngs)
+        self.gather = dense(POOL_PARTS * config.width, config.width, rngs)
         self.merge = dense(config.reduction * config.width, config.width, rngs)
 
     def hear(self, mels: Array, num_frames: Array) -> tuple[Array, Array]:
         """mels float [B frames mels], num_frames int [B] -> states [B n D] and their validity bool [B n 1].
 
-        One state for every 2^convolutions frames.
+        One state for every 2^convolutions frames. An empty slot counts as one frame, so that its norms are finite.
         """
-        valid = jnp.arange(mels.shape[1]) < num_frames[:, None]
-        x = normalised(mels, valid[..., None])
-        for convolution in self.convolutions:
-            x = jax.nn.gelu(convolution(x))
-            valid = valid[:, ::2]
-            x = x * valid[..., None]
-        x = x @ self.inward[...]
-        x = x + 0.5 * sinusoid(x.shape[1], self.config.width)
-        keep = valid[..., None].astype(x.dtype)
+        valid = (jnp.arange(mels.shape[1]) < jnp.maximum(num_frames, 1)[:, None])[..., None]
+        x = normalised(mels, valid)
+        residual = iter(self.residual)
+        for down in self.down:
+            x, valid = down(x), valid[:, ::2]
+            x = x * valid
+            for _ in range(self.config.conv_blocks):
+                x = next(residual)(x, valid)
+        x = x @ self.inward[...] + 0.5 * sinusoid(x.shape[1], self.config.width)
+        keep = valid.astype(x.dtype)
         for block in self.blocks:
             x = block(x, keep)
-        return self.norm(x) * keep, valid[..., None]
+        return self.norm(x) * keep, valid
 
     def pool(self, x: Array, valid: Array) -> Array:
-        """One vector for each clip [B D] from its states [B n D]."""
-        weights = jax.nn.softmax(jnp.where(valid, x @ self.pool_query[...], -1e30), 1)
-        return jnp.sum(weights * x, 1)
+        """One vector for each clip [B D] from its states [B n D]: the means of its quarters, side by side."""
+        time = jnp.cumsum(valid, 1) / jnp.maximum(valid.sum(1, keepdims=True), 1)  # [B n 1] in (0, 1]
+        part = jnp.clip(jnp.ceil(time * POOL_PARTS), 1, POOL_PARTS) == 1 + jnp.arange(POOL_PARTS)  # [B n parts]
+        weights = (part & valid).astype(x.dtype)
+        means = jnp.einsum("bnp,bnd->bpd", weights, x) / jnp.maximum(weights.sum(1), 1.0)[..., None]
+        return means.reshape(x.shape[0], -1) @ self.gather[...]
 
     def reduce(self, x: Array) -> Array:
         """States [B n D] -> soft tokens [B n/reduction D]: neighbours side by side, then projected."""
@@ -93,8 +118,12 @@ class AudioEncoder(nnx.Module):
         return x.reshape(x.shape[0], -1, self.config.reduction * x.shape[2]) @ self.merge[...]
 
     def __call__(self, mels: Array, num_frames: Array) -> Array:
-        """Soft tokens [B n D] of clips: mels float [B frames mels], num_frames int [B]."""
-        return self.reduce(self.hear(mels, num_frames)[0])
+        """Soft tokens [B 1+n D] of clips, the global one first: mels float [B frames mels], num_frames int [B]."""
+        return self.soft_tokens(*self.hear(mels, num_frames))
+
+    def soft_tokens(self, states: Array, valid: Array) -> Array:
+        """What `hear` returned -> soft tokens [B 1+n D], the global one first: short clips need fewer of the others."""
+        return jnp.concatenate([self.pool(states, valid)[:, None], self.reduce(states)], 1)
 
 
 def normalised(mels: Array, valid: Array) -> Array:

@@ -17,6 +17,9 @@ from geminid.model.audio import AudioEncoder
 from geminid.model.decoder import Cache, Decoder
 from geminid.model.layers import RMSNorm, dense
 from geminid.model.vision import VisionEncoder, to_float
+from geminid.tokens.ids import NUM_SIZES
+
+PLACE_SCALE = 0.5  # of an embedded id
 
 
 @jax.tree_util.register_dataclass
@@ -67,6 +70,9 @@ class Model(nnx.Module):
         self.audio = AudioEncoder(recipe.audio, rngs=rngs)
         self.vision_to_decoder = Projection(recipe.vision.width, width, rngs=rngs)
         self.audio_to_decoder = Projection(recipe.audio.width, width, rngs=rngs)
+        init = jax.nn.initializers.normal(PLACE_SCALE)
+        self.rows = nnx.Param(init(rngs.params(), (NUM_SIZES, width), jnp.float32))
+        self.columns = nnx.Param(init(rngs.params(), (NUM_SIZES, width), jnp.float32))
 
     def soft_tokens(self, sensed: Sensed) -> Array:
         """Soft tokens [1 + P*n + C*m D]: one of zeros, n of each picture, m of each clip slot."""
@@ -78,29 +84,40 @@ class Model(nnx.Module):
             soft.append(flat(self.audio_to_decoder(self.audio(sensed.mels, sensed.frames))))
         return jnp.concatenate(soft).astype(self.recipe.decoder.dtype)
 
-    def embed(self, ids: Array, sources: Array, soft: Array) -> Array:
-        """ids, sources int [B T] -> [B T D]. sources: 0 the id's own embedding, k > 0 the soft token k."""
-        placed = jnp.take(soft, sources, axis=0)
-        return jnp.where(sources[..., None] > 0, placed, self.decoder.embed(ids))
+    def embed(self, ids: Array, places: Array) -> Array:
+        """ids, places int [B T] -> [B T D]. places: where in a written image the next id stands, 0 for nowhere.
 
-    def __call__(self, ids: Array, sources: Array, segments: Array, positions: Array, sensed: Sensed) -> Array:
-        """Hidden states [B T D] of packed rows; ids, sources, segments, positions int [B T].
+        Rotary positions run along the stream; this tells a code its row and column.
+        """
+        row, column = jnp.divmod(jnp.maximum(places - 1, 0), NUM_SIZES)
+        place = jnp.take(self.rows[...], row, axis=0) + jnp.take(self.columns[...], column, axis=0)
+        x = self.decoder.embed(ids)
+        return x + jnp.where(places[..., None] > 0, place, 0.0).astype(x.dtype)
+
+    def place(self, ids: Array, sources: Array, places: Array, soft: Array) -> Array:
+        """int [B T] each -> [B T D]. sources: 0 the id's own embedding, k > 0 the soft token k."""
+        return jnp.where(sources[..., None] > 0, jnp.take(soft, sources, axis=0), self.embed(ids, places))
+
+    def __call__(
+        self, ids: Array, sources: Array, places: Array, segments: Array, positions: Array, sensed: Sensed
+    ) -> Array:
+        """Hidden states [B T D] of packed rows; ids, sources, places, segments, positions int [B T].
 
         A position sees the earlier ones of its own segment; segment 0 is padding.
         """
-        x = self.embed(ids, sources, self.soft_tokens(sensed))
+        x = self.place(ids, sources, places, self.soft_tokens(sensed))
         hidden, _ = self.decoder(x, positions, packed_mask(segments))
         return hidden
 
-    def read(self, ids: Array, sources: Array, present: Array, sensed: Sensed) -> tuple[Array, Context]:
-        """Reads right-padded prompts, ids, sources int and present bool [B T].
+    def read(self, ids: Array, sources: Array, places: Array, present: Array, sensed: Sensed) -> tuple[Array, Context]:
+        """Reads right-padded prompts, ids, sources, places int and present bool [B T].
 
         Returns the hidden state of each prompt's last position [B D], and the context to go on from.
         """
         length = ids.shape[1]
         positions = jnp.broadcast_to(jnp.arange(length), ids.shape)
         mask = jnp.tril(jnp.ones((length, length), bool))[None] & present[:, None, :]
-        x = self.embed(ids, sources, self.soft_tokens(sensed))
+        x = self.place(ids, sources, places, self.soft_tokens(sensed))
         hidden, cache = self.decoder(x, positions, mask)
         last = jnp.take_along_axis(hidden, present.sum(1)[:, None, None] - 1, 1)[:, 0]
         return last, Context(cache, positions, present)

@@ -31,6 +31,7 @@ def generate(
     temperature: float = 0.0,
     guidance: float = 1.0,
     stop: int = -1,
+    places: Array | None = None,
 ) -> Array:
     """Ids written after each prompt, int32 [B steps].
 
@@ -38,7 +39,7 @@ def generate(
     temperature 0 takes the likeliest id. guidance g > 1: classifier-free guidance (Ho & Salimans 2022,
     arXiv 2207.12598); the batch then holds B conditional prompts and after them the same B prompts without
     condition, both halves write the same ids, and scores are g * conditional + (1 - g) * unconditional.
-    After `stop` a row repeats it.
+    After `stop` a row repeats it. places int [steps]: where in an image the id after step t's stands.
     """
     batch, steps = last.shape[0], allowed.shape[-2]
     room = [(0, 0), (0, 0), (0, steps), (0, 0), (0, 0)]
@@ -47,6 +48,8 @@ def generate(
     begin = context.present.sum(1)
     key_positions = jnp.concatenate([context.positions, begin[:, None] + jnp.arange(steps)], 1)
     present = jnp.concatenate([context.present, jnp.zeros((batch, steps), bool)], 1)
+
+    nowhere = jnp.zeros((), jnp.int32)
 
     def choose(hidden: Array, t: Array, done: Array) -> Array:
         scores = model.decoder.logits(hidden)
@@ -64,7 +67,7 @@ def generate(
     def write(carry: tuple, t: Array) -> tuple[tuple, Array]:
         hidden, cache, present, done = carry
         ids = choose(hidden, t, done)
-        x = model.decoder.embed(ids[:, None])
+        x = model.embed(ids[:, None], jnp.broadcast_to(nowhere if places is None else places[t], (batch, 1)))
         # the new position is a key of its own: slot `past + t` is filled after the layers have run
         mask = jnp.concatenate([present, jnp.ones((batch, 1), bool)], 1)[:, None, :]
         at = (begin + t)[:, None]
@@ -101,7 +104,7 @@ def score_tree(model: Model, last: Array, context: Context, tree: Tree) -> Array
     attention, Miao et al. 2023, arXiv 2305.09781). last [B D] and context: what `Model.read` returned.
     """
     batch, nodes = tree.ids.shape
-    x = model.decoder.embed(tree.ids)
+    x = model.embed(tree.ids, jnp.zeros_like(tree.ids))
     positions = context.present.sum(1)[:, None] + tree.depths
     past = jnp.broadcast_to(context.present[:, None, :], (batch, nodes, context.present.shape[1]))
     mask = jnp.concatenate([past, tree.ancestors], -1)

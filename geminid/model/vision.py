@@ -44,7 +44,7 @@ class VisionEncoder(nnx.Module):
         return FOLD * 2 ** len(self.down)
 
     def __call__(self, pictures: Array) -> Array:
-        """pictures: float [B H W 3] in [-1, 1]. Returns soft tokens [B 1+soft_grid^2 D], the global one first."""
+        """pictures: float [B H W 3] in [-1, 1]. Returns soft tokens [B soft_grid^2+1 D], the global one last."""
         grid, stride = self.config.soft_grid, self.stride
         if pictures.shape[1] % stride or pictures.shape[2] % stride:
             raise ValueError(
@@ -64,7 +64,7 @@ class VisionEncoder(nnx.Module):
         cells = jax.image.resize(x, (batch, grid, grid, channels), "linear").reshape(batch, grid**2, channels)
         quarters = jax.image.resize(x, (batch, POOL_GRID, POOL_GRID, channels), "linear")
         pooled = quarters.reshape(batch, -1) @ self.pool[...]
-        return jnp.concatenate([pooled[:, None], cells], 1)
+        return jnp.concatenate([cells, pooled[:, None]], 1)
 
 
 def places(height: int, width: int, channels: int) -> Array:

@@ -34,6 +34,16 @@ def time_tag(seconds: float) -> str:
     return f"time:{min(int(seconds / TIME_STEP_S + 0.5), NUM_TIMES - 1)}"
 
 
+def next_places(height: int, width: int) -> np.ndarray:
+    """Where the code that follows stands, for each id of a written image, int32 [height * width + 4].
+
+    1 + row * NUM_SIZES + column from the width's marker to the last code but one; 0, nowhere, elsewhere.
+    """
+    places = np.zeros(height * width + 4, np.int32)
+    places[2:-2] = 1 + (np.arange(height)[:, None] * NUM_SIZES + np.arange(width)).reshape(-1)
+    return places
+
+
 @dataclass(frozen=True)
 class IdSpace:
     """Maps specials, text and image codes to ids and back."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from geminid.config import Recipe
-from geminid.model.multimodal import Model, Sensed
+from geminid.model.multimodal import Model, Sensed, flat
 from geminid.model.vision import to_float
 from geminid.train import augment
 from geminid.train.pretrain import Task, make_task
@@ -26,11 +26,12 @@ def next_id_loss(model: Model, batch: Any, sensed: Sensed) -> tuple[jax.Array, d
 
     batch: arrays of `batches.packing.assemble`. z-loss: PaLM (Chowdhery et al. 2022), section 5.
     """
-    hidden = model(batch["ids"], batch["sources"], batch["segments"], batch["positions"], sensed)
-    logits = model.decoder.logits(hidden[:, :-1])
+    hidden = model(batch["ids"], batch["sources"], batch["places"], batch["segments"], batch["positions"], sensed)
+    at = batch["answers"]  # the first position of all is never one: it stands for none
+    logits = model.decoder.logits(flat(hidden)[jnp.maximum(at - 1, 0)])
     log_z = jax.nn.logsumexp(logits, -1)
-    targets, weights = batch["ids"][:, 1:], batch["weights"][:, 1:]
-    chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    targets, weights = batch["ids"].reshape(-1)[at], batch["weights"].reshape(-1)[at]
+    chosen = jnp.take_along_axis(logits, targets[:, None], -1)[:, 0]
     total = jnp.maximum(weights.sum(), 1e-6)
     nll = log_z - chosen
     is_code = targets >= logits.shape[-1] - model.recipe.codec.num_codes
@@ -52,7 +53,9 @@ def joint_task(recipe: Recipe, model: Model) -> Task:
     def loss(model: Model, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         a, b = jax.random.split(key)
         pictures = augment.pictures(a, to_float(batch["pictures"]))
-        mels, frames = augment.mels(b, batch["mels"], batch["frames"])
+        mels, frames = augment.mels(
+            b, batch["mels"], batch["frames"], speed_range=(1.0, 1.0)
+        )  # soft tokens are counted
         return next_id_loss(model, batch, Sensed(pictures, mels, frames))
 
     return make_task(model, loss, recipe.joint.stage, lambda path: rate if path.startswith(ENCODERS) else 1.0)

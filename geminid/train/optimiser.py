@@ -1,4 +1,8 @@
-"""AdamW with linear warm-up and cosine decay (Loshchilov & Hutter 2019)."""
+"""Muon for matrices, AdamW for the rest, with linear warm-up and cosine decay.
+
+Muon (Jordan et al. 2024) steps along the nearest orthogonal matrix to the momentum; its steps are scaled as in Liu
+et al. 2025 (arXiv 2502.16982) to the size of Adam's, so that both take the same learning rate.
+"""
 
 from __future__ import annotations
 
@@ -7,42 +11,60 @@ from typing import Any
 
 import jax
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
 
 from geminid.config import OptimiserConfig
+
+STEP_RMS = 0.2  # of Adam's steps, Liu et al. 2025, section 2.2
+# their rows are ids, places or taps: there is no map to orthogonalise
+TABLES = ("embedding", "words", "caption", "depthwise", "rows", "columns")
 
 
 def make_optimiser(
     config: OptimiserConfig, steps: int, rate_of: Callable[[str], float]
 ) -> optax.GradientTransformation:
-    """The optimiser of a stage; `rate_of(path)` scales the learning rate of single parameters.
+    """The optimiser of a stage; `rate_of(path)` scales the learning rate of single parameters, 0 holds them.
 
-    Weight decay touches matrices only: two or more axes, and not the scales of norms, which stacked layers hold
-    as [layers width].
+    Weight decay touches what Muon trains, and nothing else.
     """
     warmup = min(config.warmup_steps, max(1, steps // 2))
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, warmup, max(steps, warmup + 1), config.learning_rate * config.final_fraction
     )
 
-    def factors(params: Any) -> Any:
+    def rates(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: rate_of(jax.tree_util.keystr(path)), params)
 
-    def scale_rates() -> optax.GradientTransformation:
-        return optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors(updates)))
+    def kinds(params: Any) -> Any:
+        return jax.tree.map(lambda rate: "learns" if rate else "held", rates(params))
 
-    return optax.chain(
+    learn = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
+        muon(
             schedule,
-            config.beta1,
-            config.beta2,
+            beta=config.momentum,
             weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree_util.tree_map_with_path(decays, params),
+            adam_b1=config.beta1,
+            adam_b2=config.beta2,
+            muon_weight_dimension_numbers=matrices,
+            consistent_rms=STEP_RMS,
         ),
-        scale_rates(),
+        optax.stateless(lambda updates, _: jax.tree.map(lambda u, rate: u * rate, updates, rates(updates))),
     )
+    return optax.partition({"learns": learn, "held": optax.set_to_zero()}, kinds)
 
 
-def decays(path: Any, param: Any) -> bool:
-    """Whether weight decay applies to the parameter at `path`."""
-    return param.ndim >= 2 and not jax.tree_util.keystr(path).endswith("['scale']")
+def matrices(params: Any) -> Any:
+    """For each parameter the axes of the matrix it is, or None for AdamW.
+
+    The layers of the decoder are stacked, [layers in out]; kernels of convolutions are [places... in out].
+    """
+
+    def axes(path: Any, x: jax.Array) -> MuonDimensionNumbers | None:
+        name = jax.tree_util.keystr(path)
+        stacked = int("['layers']" in name)
+        if x.ndim - stacked < 2 or name.endswith(tuple(f"['{table}']" for table in TABLES)):
+            return None
+        return MuonDimensionNumbers(tuple(range(stacked, x.ndim - 1)), (x.ndim - 1,))
+
+    return jax.tree_util.tree_map_with_path(axes, params)

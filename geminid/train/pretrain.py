@@ -16,20 +16,20 @@ from flax import nnx
 
 from geminid.config import Recipe, StageConfig
 from geminid.model.audio import AudioEncoder
-from geminid.model.coca import CaptionHeads, caption_loss, contrastive_loss
+from geminid.model.coca import CaptionHeads, caption_loss
 from geminid.model.codec import ImageCodec
 from geminid.model.layers import dense
 from geminid.model.vision import VisionEncoder, to_float
-from geminid.tokens.letters import NUM_LETTERS, PARTS
+from geminid.tokens.phones import NUM_PHONES, PARTS
 from geminid.train import augment
 from geminid.train.loop import State, Step
 from geminid.train.optimiser import make_optimiser
 from geminid.train.params import params_of
 
-CONTRASTIVE_WEIGHT, CAPTION_WEIGHT = 1.0, 0.5  # CoCa takes 1 and 2: on 182 concepts that learned half as fast
+CAPTION_WEIGHT = 0.5  # beside 1 for the contrast; CoCa takes 2: on 182 concepts that learned half as fast
 SPELLING_WEIGHT = 1.0
-PART_MARGIN = 0.1  # of the word: letters are not equally long
-SILENCE = 4.0  # a letter is absent unless a state is sure of it
+PART_MARGIN = 0.1  # of the word: phones are not equally long
+SILENCE = 4.0  # a phone is absent unless a state is sure of it
 CAPTIONED = 4  # one input in so many is captioned: a caption costs as much as its encoder
 LABEL_SMOOTHING = 0.1
 TEXT_WIDTH, TEXT_HEADS = 128, 4
@@ -103,25 +103,21 @@ def make_captioned_vision(recipe: Recipe, num_ids: int) -> CaptionedEncoder:
 
 
 def coca_loss(
-    heads: CaptionHeads, soft: jax.Array, pooled: jax.Array, batch: Any, alike_weight: float
+    heads: CaptionHeads, soft: jax.Array, pooled: jax.Array, batch: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Input to name, input to other inputs of the same label, and the caption of a quarter of the batch.
+    """The right name of each input among its candidates, and the caption of a quarter of the batch.
 
-    The name is chosen among all of batch["names"], int [labels T], not among those of the batch alone: with
-    a few hundred of them every step may use every negative.
+    The candidates are of batch["names"], int [labels T], those that batch["allowed"], bool [N labels], has, and not
+    those of the batch alone: with a few thousand names every step may use every negative.
     """
-    seen = heads.see(pooled)
-    part = -(-len(seen) // CAPTIONED)
-    caption = heads.caption_logits(batch["texts"][:part], soft[:part])
-    scale = jnp.exp(jnp.minimum(heads.log_temperature[...], 4.6))  # at most 100, as in CLIP
-    scores = scale * seen @ heads.tell(batch["names"]).T
-    wanted = optax.smooth_labels(jax.nn.one_hot(batch["labels"], len(batch["names"])), LABEL_SMOOTHING)
+    part, allowed = -(-len(pooled) // CAPTIONED), batch["allowed"]
+    scores = jnp.where(allowed, heads.name_logits(pooled, batch["names"]), -1e9)
+    wanted = jax.nn.one_hot(batch["labels"], len(batch["names"])) * (1 - LABEL_SMOOTHING)
+    wanted = wanted + LABEL_SMOOTHING * allowed / allowed.sum(1, keepdims=True)
     to_name = optax.softmax_cross_entropy(scores, wanted).mean()
-    alike = contrastive_loss(seen, seen, batch["labels"], scale, exclude_self=True)
-    words = caption_loss(caption, batch["texts"][:part])
+    words = caption_loss(heads.caption_logits(batch["texts"][:part], soft[:part]), batch["texts"][:part])
     right = jnp.mean(scores.argmax(1) == batch["labels"])
-    total = CONTRASTIVE_WEIGHT * to_name + alike_weight * alike + CAPTION_WEIGHT * words
-    return total, {"loss_name": to_name, "loss_alike": alike, "loss_caption": words, "right": right}
+    return to_name + CAPTION_WEIGHT * words, {"loss_name": to_name, "loss_caption": words, "right": right}
 
 
 def vision_task(recipe: Recipe, num_ids: int) -> Task:
@@ -129,7 +125,7 @@ def vision_task(recipe: Recipe, num_ids: int) -> Task:
 
     def loss(module: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         soft = module.encoder(augment.pictures(key, to_float(batch["pictures"])))
-        return coca_loss(module.heads, soft, soft[:, 0], batch, alike_weight=0.0)
+        return coca_loss(module.heads, soft, soft[:, -1], batch)
 
     return make_task(make_captioned_vision(recipe, num_ids), loss, recipe.vision_stage)
 
@@ -137,41 +133,41 @@ def vision_task(recipe: Recipe, num_ids: int) -> Task:
 class SpellingEncoder(CaptionedEncoder):
     """An audio encoder that also spells what it hears."""
 
-    def __init__(self, encoder: AudioEncoder, heads: CaptionHeads, num_letters: int, *, rngs: nnx.Rngs):
+    def __init__(self, encoder: AudioEncoder, heads: CaptionHeads, *, rngs: nnx.Rngs):
         super().__init__(encoder, heads)
-        self.spell = dense(encoder.config.width, num_letters, rngs)
+        self.spell = dense(encoder.config.width, NUM_PHONES, rngs)
 
 
-def spelling_loss(logits: jax.Array, valid: jax.Array, letters: jax.Array) -> jax.Array:
-    """Which letters occur in which part of a word (PHOC: Almazan et al. 2014, PAMI 36(12)), for each letter told.
+def spelling_loss(logits: jax.Array, valid: jax.Array, phones: jax.Array) -> jax.Array:
+    """Which phones occur in which part of a word (PHOC: Almazan et al. 2014, PAMI 36(12)), for each phone told.
 
-    logits [B n letters] of every state; valid bool [B n]; letters bool [B parts letters]. A part's logit is the
+    logits [B n phones] of every state; valid bool [B n]; phones bool [B parts phones]. A part's logit is the
     soft maximum over its states: no alignment is needed, so it learns at once where CTC first learns to be silent.
     """
     time = jnp.cumsum(valid, 1) / jnp.maximum(valid.sum(1, keepdims=True), 1)  # (0, 1]
     begin, end = jnp.array(PARTS).T[:, :, None]
     inside = (time[:, None] > begin - PART_MARGIN) & (time[:, None] <= end + PART_MARGIN) & valid[:, None]
-    heard = jax.nn.logsumexp(jnp.where(inside[..., None], logits[:, None], -1e9), 2)  # [B parts letters]
-    losses = optax.sigmoid_binary_cross_entropy(heard - SILENCE, letters.astype(jnp.float32))
-    return losses.sum() / jnp.maximum(letters.sum(), 1)
+    heard = jax.nn.logsumexp(jnp.where(inside[..., None], logits[:, None], -1e9), 2)  # [B parts phones]
+    losses = optax.sigmoid_binary_cross_entropy(heard - SILENCE, phones.astype(jnp.float32))
+    return losses.sum() / jnp.maximum(phones.sum(), 1)
 
 
 def make_captioned_audio(recipe: Recipe, num_ids: int) -> SpellingEncoder:
     rngs = nnx.Rngs(recipe.seed + 2)
     encoder = AudioEncoder(recipe.audio, rngs=rngs)
     heads = CaptionHeads(num_ids, TEXT_WIDTH, recipe.audio.width, TEXT_HEADS, rngs=rngs)
-    return SpellingEncoder(encoder, heads, NUM_LETTERS, rngs=rngs)
+    return SpellingEncoder(encoder, heads, rngs=rngs)
 
 
 def audio_task(recipe: Recipe, num_ids: int) -> Task:
-    """CoCa on sounds, and their spelling: letters are shared by all words, so that rare words profit."""
+    """CoCa on sounds, and their spelling: phones are shared by all words, so that rare words profit."""
 
     def loss(module: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         mels, frames = augment.mels(key, batch["mels"], batch["frames"])
         states, valid = module.encoder.hear(mels, frames)
-        soft, pooled = module.encoder.reduce(states), module.encoder.pool(states, valid)
-        total, metrics = coca_loss(module.heads, soft, pooled, batch, alike_weight=1.0)
-        spelled = spelling_loss(states @ module.spell[...], valid[..., 0], batch["letters"])
+        soft = module.encoder.soft_tokens(states, valid)
+        total, metrics = coca_loss(module.heads, soft, soft[:, 0], batch)
+        spelled = spelling_loss(states @ module.spell[...], valid[..., 0], batch["phones"])
         return total + SPELLING_WEIGHT * spelled, {**metrics, "loss_spelling": spelled}
 
     return make_task(make_captioned_audio(recipe, num_ids), loss, recipe.audio_stage)

@@ -23,7 +23,7 @@ from geminid.train.progress import Bars, bars
 from geminid.train.rundir import RunDir, read_json, write_json
 
 # The encoders and the codec do not need each other: two lanes, one core each. Then everything together.
-PHASES: tuple[tuple[tuple[str, ...], ...], ...] = ((("vision",), ("codec", "audio")), (("joint",),))
+PHASES: tuple[tuple[tuple[str, ...], ...], ...] = ((("codec", "vision"), ("audio",)), (("joint",),))
 CORE_REPEATS = 8  # most documents are about core concepts
 
 

@@ -140,7 +140,6 @@ def test_no_held_out_recording_is_heard(of_task, clip_at, dataset):
     assert {meta.split for meta in metas} == {"train"}
     assert {(meta.kind, meta.real) for meta in metas} == {
         ("name", False),
-        ("name", True),
         ("sound", True),
         ("digit", False),
         ("digit", True),
@@ -189,16 +188,21 @@ def test_the_order_question_asks_for_the_picture_that_is_named(of_task, dataset,
 
 
 def test_few_shot_answers_are_the_words_of_the_examples(of_task, read_concept):
-    asked = Counter()
+    asked, lengths = Counter(), Counter()
     for document in of_task["few_shot"]:
         words = [(s.text, s.role) for s in document.segments if s.kind == "text"]
         concepts = [read_concept(pixels) for pixels in seen(document)]
         meaning = dict(zip(concepts[:2], (word for word, _ in words[:2]), strict=True))
         assert len(meaning) == len(set(meaning.values())) == 2
-        assert [role for _, role in words] == ["see"] * 2 + ["make"] * 3
+        assert [role for _, role in words] == ["see"] * 2 + ["make"] * (len(words) - 2)
         assert [word for word, _ in words[2:]] == [meaning[concept] for concept in concepts[2:]]
-        asked.update(concepts[:2].index(concept) for concept in concepts[2:])
-    assert within(asked[0], asked.total(), 0.5)
+        assert len(concepts) == len(words)
+        asked.update((len(concepts), concepts[:2].index(concept)) for concept in concepts[2:])
+        lengths[len(concepts)] += 1
+    assert lengths.keys() == {3, 4, 5, 6, 7, 8}  # a document may end after any of six answers
+    for length, count in lengths.items():
+        assert within(count, lengths.total(), 1 / 6)
+        assert within(asked[length, 0], asked[length, 0] + asked[length, 1], 0.5)
 
 
 def test_few_shot_words_are_no_names_of_what_is_shown(of_task, dataset, read_concept):
@@ -209,7 +213,7 @@ def test_few_shot_words_are_no_names_of_what_is_shown(of_task, dataset, read_con
 
 
 def test_what_is_heard_is_named(of_task, dataset, clip_at):
-    own = real = 0
+    own = 0
     for document in of_task["hear"]:
         meta = dataset.clips[clip_at[heard(document).tobytes()]]
         assert answer(document) == dataset.names[document.language][meta.concept]
@@ -217,9 +221,8 @@ def test_what_is_heard_is_named(of_task, dataset, clip_at):
         if meta.kind == "name":
             assert document.language in {meta.language, "en"}
             own += document.language == meta.language
-            real += meta.real
+            assert not meta.real  # few words have a recording: a real voice would stand for these few
     assert own > len(of_task["hear"]) / 2
-    assert 0 < real < len(of_task["hear"]) / 2
 
 
 def test_digits_are_their_numerals(of_task, dataset, clip_at):

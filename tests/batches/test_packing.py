@@ -24,6 +24,7 @@ SHAPE = Shape(
     soft_per_clip=4,
     num_frames=8,
     num_mels=2,
+    answers=120,
 )
 FIRST_NUMBER = 5000  # ids of synthetic streams from here on are the number of their document
 
@@ -91,12 +92,13 @@ def same(a: dict, b: dict) -> bool:
 
 
 def expected_shapes(shape: Shape) -> dict[str, tuple]:
-    rows = dict.fromkeys(("ids", "sources", "segments", "positions"), ((shape.rows, shape.length), np.int32))
+    rows = dict.fromkeys(("ids", "sources", "segments", "positions", "places"), ((shape.rows, shape.length), np.int32))
     return rows | {
         "weights": ((shape.rows, shape.length), np.float32),
         "pictures": ((shape.pictures, shape.picture_size, shape.picture_size, 3), np.uint8),
         "mels": ((shape.clips, shape.num_frames, shape.num_mels), np.float32),
         "frames": ((shape.clips,), np.int32),
+        "answers": ((shape.answers,), np.int32),
     }
 
 
@@ -110,6 +112,7 @@ def make_stream(space, number: int, num_words: int, clip_frames: tuple[int, ...]
     return Stream(
         np.array(ids, np.int32),
         np.linspace(0, 1, len(ids), dtype=np.float32),
+        np.arange(len(ids), dtype=np.int32),
         tuple(np.full((2, 2, 3), (number, rank, 7), np.uint8) for rank in range(num_pictures)),
         tuple(np.full((frames, 2), (number, rank), np.float32) for rank, frames in enumerate(clip_frames)),
         counts,
@@ -127,18 +130,22 @@ SPECS = st.lists(
 )
 
 
-@given(specs=SPECS, lookahead=st.integers(1, 9))
-def test_every_document_is_packed_once_unchanged_with_its_own_features(space, specs, lookahead):
+@given(specs=SPECS, lookahead=st.integers(1, 9), answers=st.sampled_from([36, 60, 120]))
+def test_every_document_is_packed_once_unchanged_with_its_own_features(space, specs, lookahead, answers):
+    shape = dataclasses.replace(SHAPE, answers=answers)
+
     def stream_of(i: int) -> Stream:
         return make_stream(space, i, *specs[i % len(specs)])
 
-    batches = iter(PackedBatches(stream_of, SHAPE, space, lookahead))
+    batches = iter(PackedBatches(stream_of, shape, space, lookahead))
     packed: list[int] = []
     for _ in range(6):
         oldest = min(batches.get_state()["waiting"], default=0)
         batch = next(batches)
-        assert {k: (v.shape, v.dtype) for k, v in batch.items()} == expected_shapes(SHAPE)
-        documents = unpack(batch, SHAPE)
+        assert {k: (v.shape, v.dtype) for k, v in batch.items()} == expected_shapes(shape)
+        with_loss = [b * SHAPE.length + t for b, t in np.argwhere(batch["weights"] > 0)]
+        assert batch["answers"].tolist() == with_loss + [0] * (answers - len(with_loss))
+        documents = unpack(batch, shape)
         slots = [slot for document in documents for slot in document.slots]
         assert len(slots) == len(set(slots))
         numbers = [int(document.ids[0]) - FIRST_NUMBER for document in documents]
@@ -193,6 +200,15 @@ def test_a_document_that_fits_nowhere_is_one_line(space, words, clips, pictures,
     assert all(part in str(error.value) for part in numbers)
 
 
+def test_a_document_with_more_answers_than_fit_is_one_line(space):
+    shape = dataclasses.replace(SHAPE, answers=24)
+    fits = PackedBatches(lambda i: make_stream(space, i, 25, (), 0), shape, space, 1)
+    assert (next(iter(fits))["segments"] > 0).sum() == 25  # one document: two have 48 positions with loss
+    with pytest.raises(ValueError, match=r"loss on 25 positions; .* room for 24: raise joint\.answer_share") as error:
+        next(iter(PackedBatches(lambda i: make_stream(space, i, 26, (), 0), shape, space, 1)))
+    assert "\n" not in str(error.value)
+
+
 def test_documents_of_just_the_size_are_packed_without_padding(space):
     batch = next(iter(PackedBatches(lambda i: make_stream(space, i, 40, (), 0), SHAPE, space, 1)))
     assert (batch["segments"] == 1).all()
@@ -225,7 +241,8 @@ def realistic(recipe, streams, space) -> PackedIterator:
 def test_the_shape_is_the_recipe_s(recipe):
     shape = Shape.of(recipe)
     assert (shape.rows, shape.length) == (recipe.joint.stage.batch, recipe.joint.row_length)
-    assert (shape.soft_per_picture, shape.soft_per_clip) == (2 * 2 + 1, 8)
+    assert (shape.soft_per_picture, shape.soft_per_clip) == (1 + 1, 1 + 4)
+    assert shape.answers == 0.625 * 16 * 128
     assert (shape.num_frames, shape.num_mels) == (128, 128)
 
 

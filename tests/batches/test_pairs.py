@@ -1,9 +1,12 @@
-"""Pretraining batches: two of a kind under one label, captions that are true, and a cursor of one number."""
+"""Pretraining batches: fixed shares, labels, captions and phones that are true, and a cursor of one number."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from geminid.batches.pairs import (
     caption_ids,
     iterate,
 )
+from geminid.tokens.phones import ALPHABET, NUM_PHONES, PARTS
 
 STEPS = 12
 
@@ -104,12 +108,6 @@ def test_every_batch_has_one_shape(kind, memory, space):
     assert {shape[0] for name, shape, _ in shapes.pop() if name != "names"} == {16}
 
 
-@pytest.mark.parametrize("kind", [CaptionedPictures, CaptionedClips])
-def test_an_odd_batch_is_refused(kind, memory, space):
-    with pytest.raises(ValueError, match=r"batch 15 is odd.*use 16"):
-        kind(memory, space, 15, STEPS)
-
-
 # --- pictures ---
 
 
@@ -119,31 +117,24 @@ def test_the_codec_reads_training_pictures_only(memory, picture_at):
     assert seen == {i for i, meta in enumerate(memory.dataset.pictures) if meta.split == "train"}
 
 
-def test_pictures_come_in_pairs_of_one_concept(memory, pictures, picture_at):
-    metas = memory.dataset.pictures
-    for step in range(STEPS):
-        chosen = [metas[i] for i in indices(pictures[step], picture_at)]
-        assert {meta.split for meta in chosen} == {"train"}
-        assert {meta.core for meta in chosen} == {True}
-        assert [m.concept for m in chosen[::2]] == [m.concept for m in chosen[1::2]]
-        assert len({m.concept for m in chosen}) == 8
+def test_the_pictures_of_a_batch_are_different_ones_of_core_concepts(memory, space, picture_at):
+    """Every training picture comes as often as any other: five standard deviations of a binomial count."""
+    steps, metas = 200, memory.dataset.pictures
+    source = CaptionedPictures(memory, space, 16, steps)
+    count: Counter[int] = Counter()
+    for step in range(steps):
+        found = indices(source[step], picture_at)
+        assert len(set(found)) == 16
+        count.update(found)
+    core = {i for i, meta in enumerate(metas) if meta.split == "train" and meta.core}
+    assert count.keys() == core
+    share = 16 / len(core)
+    assert all(abs(n - steps * share) <= 5 * math.sqrt(steps * share * (1 - share)) for n in count.values())
 
 
-def test_the_two_pictures_are_different_ones(pictures, picture_at):
-    for step in range(STEPS):
-        found = indices(pictures[step], picture_at)
-        assert all(a != b for a, b in zip(found[::2], found[1::2], strict=True))
-
-
-def test_the_two_pictures_have_two_styles_where_there_are_two(memory, space, picture_at):
-    """As the class promises; every concept of the tiny set has at least two styles to learn from."""
-    metas = memory.dataset.pictures
-    source = CaptionedPictures(memory, space, 16, 40)
-    alike = set()
-    for step in range(40):
-        found = [metas[i] for i in indices(source[step], picture_at)]
-        alike |= {(a.concept, a.style) for a, b in zip(found[::2], found[1::2], strict=True) if a.style == b.style}
-    assert alike == set()
+def test_a_batch_may_be_larger_than_the_data_set(memory, space):
+    assert len(CaptionedPictures(memory, space, 99, 1)[0]["pictures"]) == 99
+    assert len(CaptionedClips(memory, space, 300, 1)[0]["mels"]) == 300
 
 
 def test_a_label_points_at_the_english_name(memory, space, pictures, read_concept):
@@ -153,6 +144,7 @@ def test_a_label_points_at_the_english_name(memory, space, pictures, read_concep
         for label, pixels in zip(batch["labels"], batch["pictures"], strict=True):
             met.add(read_concept(pixels))
             assert says(space, batch["names"][label], "lang:en", memory.dataset.names["en"][read_concept(pixels)])
+        assert batch["allowed"].all() and batch["allowed"].shape == (16, len(batch["names"]))
     assert met == set(memory.dataset.concepts)
 
 
@@ -176,22 +168,50 @@ def metas_of(batch: dict, memory: Memory, clip_at: dict[bytes, int]) -> list:
     return [memory.dataset.clips[i] for i in found]
 
 
-def test_sounds_come_in_pairs_of_one_word_in_mixed_languages(memory, sounds, clip_at):
-    words, languages = set(), []
+def kinds_of(metas: list) -> list[str]:
+    return ["digit" if m.kind == "digit" else "real" if m.real else "synthetic" for m in metas]
+
+
+@pytest.mark.parametrize(("batch", "real", "digits"), [(16, 4, 2), (15, 3, 1), (3, 0, 0)])
+def test_a_quarter_is_real_names_and_an_eighth_digits(memory, space, clip_at, batch, real, digits):
+    source = CaptionedClips(memory, space, batch, STEPS)
+    first = Counter()
+    for step in range(STEPS):
+        metas = metas_of(source[step], memory, clip_at)
+        assert {meta.split for meta in metas} == {"train"}
+        assert {meta.kind for meta in metas} <= {"name", "digit"}
+        kinds = kinds_of(metas)
+        assert Counter(kinds) == Counter(real=real, digit=digits, synthetic=batch - real - digits)
+        assert kinds[batch - real :] == ["real"] * real  # the last ones, which are not captioned
+        first[kinds[0]] += 1
+    assert digits < 2 or (first["digit"] and first["synthetic"])  # mixed: the first part of a batch is captioned
+
+
+def test_the_sounds_of_a_batch_are_different_ones_in_mixed_languages(memory, sounds, clip_at):
     for step in range(STEPS):
         batch = sounds[step]
-        metas = metas_of(batch, memory, clip_at)
-        assert {meta.split for meta in metas} == {"train"}
-        assert (batch["labels"][::2] == batch["labels"][1::2]).all()
-        assert len(set(batch["labels"].tolist())) == 8
-        for first, second in zip(metas[::2], metas[1::2], strict=True):
-            assert (first.concept, first.digit) == (second.concept, second.digit)
-            assert first.kind == "digit" or first.language == second.language
-        words |= {(meta.concept, meta.digit) for meta in metas}
-        languages.append(len({meta.language for meta in metas if meta.kind == "name"}))
-    assert len(words) > 12
-    assert any(digit is not None for _, digit in words)
-    assert max(languages) > 1
+        assert len({stored(mel[:n]) for mel, n in zip(batch["mels"], batch["frames"], strict=True)}) == 16
+        assert len({meta.language for meta in metas_of(batch, memory, clip_at) if meta.kind == "name"}) > 1
+
+
+def with_clips(memory: Memory, *kinds: str) -> Memory:
+    """The data set when it has these kinds of clips to learn from, and no others."""
+    dataset = copy.copy(memory.dataset)
+    kept = zip(dataset.clips, kinds_of(dataset.clips), strict=True)
+    dataset.clips = [meta if kind in kinds else dataclasses.replace(meta, split="other") for meta, kind in kept]
+    less = Memory(memory.recipe, dataset)
+    vars(less)["mels"] = memory.mels  # the sounds are the same
+    return less
+
+
+@pytest.mark.parametrize("missing", ["real", "digit"])
+def test_synthetic_names_stand_in_for_what_is_missing(memory, space, clip_at, missing):
+    less = with_clips(memory, *{"real", "digit", "synthetic"} - {missing})
+    batch = CaptionedClips(less, space, 16, 1)[0]
+    expected = {"real": 4, "digit": 2, missing: 0}
+    expected["synthetic"] = 16 - sum(expected.values())
+    assert Counter(kinds_of(metas_of(batch, less, clip_at))) == Counter(expected)
+    assert {meta.split for meta in metas_of(batch, less, clip_at)} == {"train"}
 
 
 def test_a_caption_says_what_is_heard(memory, space, sounds, clip_at):
@@ -205,24 +225,49 @@ def test_a_caption_says_what_is_heard(memory, space, sounds, clip_at):
                 assert says(space, row, f"lang:{meta.language}", memory.dataset.names[meta.language][meta.concept])
 
 
-def test_the_names_of_a_batch_are_different_and_begin_with_those_that_are_heard(sounds):
-    sizes = set()
-    for step in range(STEPS):
-        batch = sounds[step]
-        assert len({row.tobytes() for row in batch["names"]}) == len(batch["names"])
-        assert batch["labels"].max() < 8
-        sizes.add(batch["names"].shape)
-    assert len(sizes) == 1  # one compiled program
+def test_all_words_are_candidates_in_every_batch(memory, space, sounds):
+    """Every word that is said in training, once: names in their languages, and digits."""
+    clips = [meta for meta in memory.dataset.clips if meta.split == "train" and meta.kind != "sound"]
+    said = {("digit", str(m.digit)) if m.kind == "digit" else (f"lang:{m.language}", m.text) for m in clips}
+    first = sounds[0]["names"]
+    rows = {row.tobytes(): row for row in first}
+    assert len(rows) == len(first) == len(said) == 12 * 4 + 10
+    for tag, text in said:
+        assert sum(says(space, row, tag, text) for row in rows.values()) == 1, text
+    assert all(np.array_equal(sounds[step]["names"], first) for step in range(STEPS))
 
 
-def test_the_two_sounds_are_different_ones(memory, sounds, clip_at):
-    """Every word of the tiny set has at least two training clips, a digit one of a real voice and one synthetic."""
-    twice = set()
+def test_real_recordings_choose_among_recorded_words_and_the_others_among_all(memory, space, sounds, clip_at):
+    """Every digit has a recording in the tiny set; of the names, those of seven concepts have."""
+    clips = [meta for meta in memory.dataset.clips if meta.split == "train"]
+    recorded = {(f"lang:{m.language}", m.text) for m in clips if m.kind == "name" and m.real}
+    recorded |= {("digit", str(digit)) for digit in range(10)}
+    table = sounds[0]["names"]
+    expected = [any(says(space, row, tag, text) for tag, text in recorded) for row in table]
+    assert sum(expected) == len(recorded) == 7 * 4 + 10 < len(table)
     for step in range(STEPS):
         batch = sounds[step]
-        found = [stored(mel[:n]) for mel, n in zip(batch["mels"], batch["frames"], strict=True)]
-        twice |= {memory.dataset.clips[clip_at[a]].text for a, b in zip(found[::2], found[1::2], strict=True) if a == b}
-    assert twice == set()
+        assert batch["allowed"].dtype == bool
+        for meta, label, row in zip(metas_of(batch, memory, clip_at), batch["labels"], batch["allowed"], strict=True):
+            assert row[label]
+            assert row.tolist() == (expected if meta.kind == "name" and meta.real else [True] * len(table))
+
+
+def test_the_phones_are_those_of_what_is_heard(memory, space, clip_at):
+    """The whole clip's phones by the transcription itself; a clip that is cut has the first of them alone."""
+    source, dataset, cut = CaptionedClips(memory, space, 32, 30), memory.dataset, 0
+    for step in range(30):
+        batch = source[step]
+        assert batch["phones"].dtype == bool and batch["phones"].shape == (32, len(PARTS), NUM_PHONES)
+        for mel, n, found in zip(batch["mels"], batch["frames"], batch["phones"], strict=True):
+            meta = dataset.clips[clip_at[stored(mel[:n])]]
+            said = dataset.phones[meta.language][meta.text].replace("ˈ", "")
+            heard = said[: round(len(said) * min(1, 1.28 * 16_000 / meta.num_samples))]
+            assert {ALPHABET[k] for k in np.flatnonzero(found[0])} == set(heard)
+            first, second = (found[PARTS.index(half)] for half in ((0, 0.5), (0.5, 1)))
+            assert first[ALPHABET.index(heard[0])] and second[ALPHABET.index(heard[-1])]
+            cut += heard != said
+    assert cut > 0
 
 
 def test_every_word_is_heard_in_every_language(memory, space, clip_at):
@@ -231,10 +276,12 @@ def test_every_word_is_heard_in_every_language(memory, space, clip_at):
     assert heard >= {(language, concept) for language, names in memory.dataset.names.items() for concept in names}
 
 
-def test_no_sounds_is_one_line(recipe, silent_dataset, space):
-    with pytest.raises(ValueError, match=r"the data set has no .*; add a package with recordings") as error:
-        CaptionedClips(Memory(recipe, silent_dataset), space, 16, STEPS)
-    assert "\n" not in str(error.value)
+def test_no_synthetic_voice_is_one_line(recipe, memory, silent_dataset, space):
+    real_alone = with_clips(memory, "real", "digit")
+    for memory in (Memory(recipe, silent_dataset), real_alone):
+        with pytest.raises(ValueError, match=r"no synthetic voices; set data\.synthetic_voices to") as error:
+            CaptionedClips(memory, space, 16, STEPS)
+        assert "\n" not in str(error.value)
 
 
 # --- captions and log-mels ---

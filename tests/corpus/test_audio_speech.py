@@ -1,8 +1,10 @@
 """Synthetic speech: a pure function of its arguments, in every language that the demo speaks."""
 
 import hashlib
+import re
 import subprocess
 import sys
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -91,6 +93,73 @@ def test_an_unknown_language_or_variant_lists_what_exists():
 
 def test_nothing_to_pronounce_is_an_empty_clip():
     assert len(speak("")) == 0
+
+
+# --- pronunciations ---
+
+
+def letters(ipa: str) -> str:
+    """Without stress, length, diacritics and spaces."""
+    return "".join(sign for sign in ipa if unicodedata.category(sign) == "Ll")
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "dictionary"),
+    [
+        ("en", "cat", "k[aæ]t"),  # the broad transcriptions of Wiktionary, of open vowels either sign
+        ("en", "fish", "fɪʃ"),
+        ("fr", "chat", "ʃa"),
+        ("fr", "chien", "ʃjɛ"),
+        ("es", "perro", "pero"),
+        ("ca", "gos", "ɡos"),
+        ("ru", "кот", "kot"),
+        ("bg", "риба", "ri[bβ][aɐə]"),
+        ("el", "γάτα", "ɣ[aɐ]t[aɐ]"),
+        ("nb", "fisk", "fɪsk"),
+    ],
+)
+def test_words_are_pronounced_as_in_the_dictionary(language, text, dictionary):
+    (ipa,) = Synthesiser().phones([text], language)
+    assert re.fullmatch(dictionary, letters(ipa)), ipa
+
+
+def test_a_pronunciation_does_not_depend_on_the_texts_beside_it():
+    texts = ["dog", "", "A cat.", "7", "...", "two\nlines"]
+    together = Synthesiser().phones(texts, "en")
+    assert together == [Synthesiser().phones([text], "en")[0] for text in texts]
+    assert together[::-1] == Synthesiser().phones(texts[::-1], "en")
+    assert [bool(ipa) for ipa in together] == [True, False, True, True, False, True]
+
+
+def test_all_clauses_are_pronounced():
+    dog, cat, owl, all_three = Synthesiser().phones(["A dog.", "A cat;", "an owl!", "A dog. A cat; an owl!"], "en")
+    assert all_three == f"{dog} {cat} {owl}"
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "spoken"),
+    [
+        ("fr", "football américain", "fʊtbɔlameʁikɛ"),
+        ("bg", "бутон с „ab“", "butonsab"),
+        ("ru", "cd", "sidi"),
+        ("el", "βέλος back", "velosbak"),
+        ("de", "Laptop", "laptɒp"),
+    ],
+)
+def test_words_of_another_language_carry_no_mark(language, text, spoken):
+    """espeak-ng writes "(en)fˈʊtbɔːl(fr) ameʁikˈɛ̃"."""
+    (ipa,) = Synthesiser().phones([text], language)
+    assert letters(ipa) == spoken
+    assert not set(ipa) & set("()_")
+
+
+def test_a_language_that_is_not_spoken_has_no_pronunciation():
+    assert Synthesiser().phones(["Qapla'", "a", "b"], "tlh") == ["", "", ""]
+    assert Synthesiser().phones([], "tlh") == Synthesiser().phones([], "en") == []
+    assert Synthesiser().phones(["fisk"], "no") == Synthesiser().phones(["fisk"], "nb") != [""]
+
+
+# --- clips ---
 
 
 def test_synthetic_clips_say_each_description_first_then_the_name():

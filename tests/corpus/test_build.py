@@ -66,6 +66,17 @@ def test_clips(small_dataset):
         assert np.abs(clip.astype(int)).max() > 1000
 
 
+def test_everything_said_has_its_pronunciation(small_dataset):
+    said: dict[str, set[str]] = {}
+    for meta in small_dataset.clips:
+        said.setdefault(meta.language, set()).add(meta.text)
+    assert "Un chien" in said["fr"]  # a recording
+    assert {language: set(by_text) for language, by_text in small_dataset.phones.items()} == said
+    assert small_dataset.phones["en"]["key"] == "kˈiː"
+    assert small_dataset.phones["fr"]["Un chien"].endswith("ʃjˈɛ̃")
+    assert all(ipa for by_text in small_dataset.phones.values() for ipa in by_text.values())
+
+
 def test_manifest_and_counts(small_dataset):
     packages = {package["name"]: package for package in small_dataset.manifest["packages"]}
     assert packages["@iconify-json/noto"]["licence"] == "Apache-2.0"
@@ -176,4 +187,7 @@ def test_real_data(real_dataset):
     words = {meta.concept for meta in real_dataset.clips if meta.split == "word"}
     assert not words & {m.concept for m in real_dataset.clips if m.real and m.kind == "name" and m.split != "word"}
     assert counts["clips_by_kind"]["real digit, speaker"] == 50
+    said = {(meta.language, meta.text) for meta in real_dataset.clips if meta.kind != "sound"}
+    assert {(language, text) for language, found in real_dataset.phones.items() for text in found} == said
+    assert all(ipa.strip() for found in real_dataset.phones.values() for ipa in found.values())
     assert counts["animations_by_split"]["unseen"] >= 20

@@ -93,7 +93,7 @@ def test_what_is_made_is_the_answer_itself():
         ("order", f"time:0 picture0 time:2 picture1 time:9 picture2 {QUESTION} lang:en dog"),
         ("draw", "draw style:noto dog codes"),
         ("translate", "lang:en dog lang:fr chien"),
-        ("few_shot", "picture0 word baba picture1 word dodo picture2 word baba"),
+        ("few_shot", "word picture0 baba word picture1 dodo word picture2 baba"),
     ],
 )
 def test_reading_order(task, expected):
@@ -116,7 +116,7 @@ def test_a_frame_without_time_is_refused():
 def test_every_query_of_few_shot_is_a_target():
     document = documents.few_shot(EXAMPLES, [(PIXELS[2], "dodo"), (PIXELS[3], "baba"), (PIXELS[4], None)])
     assert [s.text for s in document.segments if s.role == "make"] == ["dodo", "baba"]
-    assert spelt(document).endswith("picture2 word dodo picture3 word baba picture4 word")
+    assert spelt(document).endswith("word picture2 dodo word picture3 baba word picture4")
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))

@@ -1,25 +1,34 @@
-"""The contrastive and the caption loss against loops; what the heads may look at."""
+"""The names' logits and the caption loss against loops; what the captioner may look at."""
 
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from geminid.model.coca import CaptionHeads, caption_loss, contrastive_loss
+from geminid.model.coca import CaptionHeads, caption_loss
 from tests.helpers import filled
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 TEXTS = np.array([[5, 3, 8, 2, 0, 0], [4, 7, 0, 0, 0, 0], [9, 1, 1, 6, 3, 2]])
+LENGTHS = (TEXTS > 0).sum(1)
 
 
 @pytest.fixture(scope="module")
-def heads():
-    """jit: (texts, soft, pooled) -> unit vectors of the inputs and of the texts, caption logits."""
-    made = filled(lambda: CaptionHeads(11, 8, 6, 2, rngs=nnx.Rngs(0)), 0.5, seed=0)
-    return jax.jit(lambda texts, soft, pooled: (made.see(pooled), made.tell(texts), made.caption_logits(texts, soft)))
+def heads() -> CaptionHeads:
+    return filled(lambda: CaptionHeads(11, 8, 6, 2, rngs=nnx.Rngs(0)), 0.5, seed=0)
+
+
+@pytest.fixture(scope="module")
+def name_logits(heads):
+    return jax.jit(lambda pooled, names: heads.name_logits(pooled, names))
+
+
+@pytest.fixture(scope="module")
+def caption_logits(heads):
+    jitted = jax.jit(lambda texts, soft: heads.caption_logits(texts, soft))
+    return lambda texts, soft: np.asarray(jitted(texts, soft))
 
 
 @pytest.fixture(scope="module")
@@ -27,30 +36,31 @@ def soft() -> np.ndarray:
     return np.random.default_rng(1).standard_normal((3, 4, 6)).astype(np.float32)
 
 
-def one_way(a, b, labels, scale, exclude_self) -> float:
-    """Khosla et al. 2020, eq. 2, anchor by anchor."""
-    losses = []
-    for i in range(len(a)):
-        others = [k for k in range(len(b)) if not (exclude_self and k == i)]
-        positives = [p for p in others if labels[p] == labels[i]]
-        if positives:
-            partition = sum(np.exp(scale * a[i] @ b[k]) for k in others)
-            losses.append(-np.mean([np.log(np.exp(scale * a[i] @ b[p]) / partition) for p in positives]))
-    return float(np.mean(losses)) if losses else 0.0
+def test_a_name_is_the_bag_of_its_ids(heads, name_logits, soft):
+    words, project = (np.asarray(p[...], np.float64) for p in (heads.words, heads.project_input))
+    names = np.concatenate([TEXTS, np.zeros((1, 6), int)])
+    got = np.asarray(name_logits(soft[:, 0], names))
+    assert got.shape == (3, 4)
+    for n, pooled in enumerate(soft[:, 0]):
+        for k, name in enumerate(names):
+            expected = sum(float(pooled @ project @ words[i]) for i in name if i != 0)
+            np.testing.assert_allclose(got[n, k], expected, atol=1e-4)
+    assert not got[:, 3].any()  # nothing is said: no id, not even that of the padding, counts
 
 
-@pytest.mark.parametrize("exclude_self", [False, True])
-@pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 0], [0, 1, 2, 3, 4, 5], [7, 7, 7, 7, 7, 7]])
-def test_contrastive_loss_is_the_loop(labels, exclude_self):
-    rng = np.random.default_rng(2)
-    a, b = rng.standard_normal((2, 6, 5))
-    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
-    if exclude_self:
-        b = a
-    expected = (one_way(a, b, labels, 3.0, exclude_self) + one_way(b, a, labels, 3.0, exclude_self)) / 2
-    loss = jax.jit(contrastive_loss, static_argnums=4)
-    got = loss(jnp.float32(a), jnp.float32(b), jnp.asarray(labels), jnp.float32(3.0), exclude_self)
-    np.testing.assert_allclose(got, expected, atol=1e-5)
+def test_the_order_and_the_padding_of_a_name_do_not_matter(name_logits, soft):
+    plain = np.asarray(name_logits(soft[:, 0], TEXTS))
+    np.testing.assert_allclose(name_logits(soft[:, 0], TEXTS[:, ::-1]), plain, atol=1e-5)
+    longer = np.pad(TEXTS, ((0, 0), (0, 3)))
+    np.testing.assert_allclose(name_logits(soft[:, 0], longer), plain, atol=1e-5)
+    once = np.where(TEXTS == 1, [[0, 1, 0, 0, 0, 0]] * 3, TEXTS)  # an id that comes twice counts twice
+    difference = np.abs(np.asarray(name_logits(soft[:, 0], once)) - plain)
+    assert difference[:, 2].min() > 1e-3 and difference[:, :2].max() < 1e-5
+
+
+def test_each_name_and_each_input_has_its_own_logit(name_logits, soft):
+    plain = np.asarray(name_logits(soft[:, 0], TEXTS))
+    np.testing.assert_allclose(name_logits(soft[::-1, 0], TEXTS[[2, 0, 1]]), plain[::-1][:, [2, 0, 1]], atol=1e-5)
 
 
 def test_caption_loss_counts_present_ids_alone():
@@ -61,33 +71,29 @@ def test_caption_loss_counts_present_ids_alone():
     np.testing.assert_allclose(jax.jit(caption_loss)(np.float32(logits), TEXTS), -np.mean(parts), rtol=1e-5)
 
 
-def test_vectors_have_length_one(heads, soft):
-    seen, told, caption = heads(TEXTS, soft, soft[:, 0])
+@pytest.mark.parametrize("changed", range(6))
+def test_a_caption_is_predicted_from_what_stands_before_it(caption_logits, soft, changed):
+    caption = caption_logits(TEXTS, soft)
     assert caption.shape == (3, 6, 11)
-    np.testing.assert_allclose(np.linalg.norm(seen, axis=1), 1, atol=1e-4)
-    np.testing.assert_allclose(np.linalg.norm(told, axis=1), 1, atol=1e-4)
+    texts = TEXTS.copy()
+    texts[:, changed] = 10
+    other = caption_logits(texts, soft)
+    np.testing.assert_array_equal(other[:, :changed], caption[:, :changed])
+    assert (np.abs(other[:, changed:] - caption[:, changed:]).max(2) > 1e-3)[2].all()
 
 
-def test_a_caption_is_predicted_from_what_stands_before_it(heads, soft):
-    _, told, caption = map(np.asarray, heads(TEXTS, soft, soft[:, 0]))
-    changed = TEXTS.copy()
-    changed[:, 1] += 1
-    _, other_told, other = map(np.asarray, heads(changed, soft, soft[:, 0]))
-    np.testing.assert_array_equal(other[:, 0], caption[:, 0])
-    assert (np.abs(other[:, 1] - caption[:, 1]).max(1) > 1e-3).all()
-    assert (np.abs(other_told - told).max(1) > 1e-3).all()
+def test_each_caption_sees_its_own_picture(caption_logits, soft):
+    caption = caption_logits(TEXTS, soft)
+    other = caption_logits(TEXTS, np.concatenate([soft[:1], soft[1:2] + 1, soft[2:]]))
+    np.testing.assert_allclose(other[[0, 2]], caption[[0, 2]], atol=1e-5)
+    assert (np.abs(other[1] - caption[1]).max(1) > 1e-3).all()  # from the first position on
 
 
-def test_the_text_vector_does_not_see_the_picture_but_the_caption_does(heads, soft):
-    seen, told, caption = map(np.asarray, heads(TEXTS, soft, soft[:, 0]))
-    other_seen, other_told, other = map(np.asarray, heads(TEXTS, soft[::-1], soft[::-1, 0]))
-    np.testing.assert_array_equal(other_told, told)
-    np.testing.assert_allclose(other_seen, seen[::-1], atol=1e-6)
-    assert np.abs(other[0] - caption[0]).max() > 1e-3
-
-
-def test_padding_of_a_text_changes_nothing(heads, soft):
-    _, told, caption = map(np.asarray, heads(TEXTS, soft, soft[:, 0]))
-    short = np.asarray(heads(TEXTS[:, :4], soft, soft[:, 0])[1])
-    np.testing.assert_allclose(short[:2], told[:2], atol=1e-5)
-    assert np.isfinite(caption).all()
+def test_padding_of_a_caption_changes_nothing(caption_logits, soft):
+    caption = caption_logits(TEXTS, soft)
+    longer = caption_logits(np.pad(TEXTS, ((0, 0), (0, 2))), soft)
+    shorter = caption_logits(TEXTS[:, :4], soft)
+    for row, length in enumerate(LENGTHS):
+        np.testing.assert_allclose(longer[row, :length], caption[row, :length], atol=1e-5)
+        np.testing.assert_allclose(shorter[row, : min(length, 4)], caption[row, : min(length, 4)], atol=1e-5)
+    assert np.isfinite(longer).all()

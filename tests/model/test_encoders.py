@@ -109,18 +109,50 @@ def test_what_stands_after_a_clip_is_not_heard(hear, mels):
         assert np.isfinite(a).all()  # also of the clip without a frame
 
 
-def test_a_clip_is_heard_the_same_in_any_company_and_in_a_longer_slot(hear, mels):
+def test_a_clip_is_heard_the_same_in_any_company(hear, mels):
     soft, pooled = map(np.asarray, hear(mels, FRAMES))
     other = [np.asarray(a)[::-1] for a in hear(mels[::-1], FRAMES[::-1])]
     np.testing.assert_allclose(other[0], soft, atol=1e-5)
     np.testing.assert_allclose(other[1], pooled, atol=1e-5)
+    others, lengths = 3 * mels[::-1] + 1, np.array([5, 17, 20, 32, 9], np.int32)
+    others[1] = mels[1]
+    soft_again, pooled_again = map(np.asarray, hear(others, lengths))
+    np.testing.assert_allclose(soft_again[1], soft[1], atol=1e-5)
+    np.testing.assert_allclose(pooled_again[1], pooled[1], atol=1e-5)
+    assert min(np.abs(pooled_again[k] - pooled[k]).max() for k in (0, 2, 3, 4)) > 1e-3
+
+
+def test_a_longer_slot_is_empty_at_its_end(hear, mels):
+    """And only that: how a clip is heard depends on its slot's length, as group norm counts the silence after it.
+
+    All slots of a recipe are equally long.
+    """
     longer = np.concatenate([mels, np.full((len(mels), 16, 8), 7.0, np.float32)], 1)
-    long_soft, long_pooled = map(np.asarray, hear(longer, FRAMES))
-    assert long_soft.shape[1] == 6
-    np.testing.assert_array_equal(long_soft[:, 4:], 0)
-    heard = FRAMES > 0
-    np.testing.assert_allclose(long_soft[:, :4][heard], soft[heard], atol=1e-5)
-    np.testing.assert_allclose(long_pooled[heard], pooled[heard], atol=1e-5)
+    soft, pooled = map(np.asarray, hear(longer, FRAMES))
+    assert soft.shape[1] == 1 + 6 and np.isfinite(soft).all() and np.isfinite(pooled).all()
+    np.testing.assert_array_equal(soft[:, 1 + 4 :], 0)
+    assert (soft[0, : 1 + 4] != 0).any(-1).all()
+
+
+def test_the_global_token_is_the_pooled_vector_and_comes_first(hear, mels):
+    soft, pooled = map(np.asarray, hear(mels, FRAMES))
+    np.testing.assert_array_equal(soft[:, 0], pooled)
+
+
+def test_pooling_takes_the_means_of_quarters():
+    """np.array_split where quarters are equal; else the rule spelled out: state i of n is in quarter ceil(4 i / n)."""
+    encoder = filled(lambda: AudioEncoder(AUDIO, rngs=nnx.Rngs(0)), 0.3, seed=0)
+    states = np.random.default_rng(3).standard_normal((5, 12, 16)).astype(np.float32)
+    counts = [12, 8, 4, 7, 1]
+    valid = (np.arange(12) < np.array(counts)[:, None])[..., None]
+    got = np.asarray(jax.jit(encoder.pool)(states, valid))
+    for row, n in enumerate(counts):
+        quarters = np.array_split(states[row, :n], 4)
+        if n % 4:
+            members = [[i for i in range(n) if -(-4 * (i + 1) // n) == q] for q in (1, 2, 3, 4)]
+            quarters = [states[row, of] for of in members]
+        means = [part.mean(0) if len(part) else np.zeros(16) for part in quarters]
+        np.testing.assert_allclose(got[row], np.concatenate(means) @ np.asarray(encoder.gather[...]), atol=1e-5)
 
 
 def test_each_clip_has_its_own_answer(hear, mels):

@@ -12,6 +12,7 @@ from flax import nnx
 from geminid import recipes
 from geminid.config import AudioConfig, DecoderConfig, VisionConfig
 from geminid.model.multimodal import Model, Sensed, packed_mask
+from geminid.tokens.ids import NUM_SIZES
 from tests.helpers import filled
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -32,6 +33,8 @@ SOURCES[0, 2 : 2 + PER_PICTURE] = 1 + np.arange(PER_PICTURE)
 SOURCES[1, 5 : 5 + PER_CLIP] = FIRST_CLIP + PER_CLIP + np.arange(PER_CLIP)
 SOURCES[1, 11] = 1 + PER_PICTURE
 POSITIONS = np.broadcast_to(np.arange(LENGTH), IDS.shape)
+PLACES = np.zeros_like(IDS)  # row 1 writes an image from 2 on: the next codes stand in row 0 and in row 1
+PLACES[1, 2:5] = [1, 2, 1 + NUM_SIZES]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def run(model):
-    return jax.jit(lambda ids, sources, segments, sensed: model(ids, sources, segments, POSITIONS, sensed))
+    return jax.jit(lambda ids, sources, segments, sensed: model(ids, sources, PLACES, segments, POSITIONS, sensed))
 
 
 def sensed(seed: int = 0) -> Sensed:
@@ -63,11 +66,14 @@ def test_soft_tokens_are_the_encoders_in_the_order_of_their_slots(model):
     np.testing.assert_array_equal(soft[0], 0)
     np.testing.assert_allclose(soft[1:FIRST_CLIP], seen.reshape(-1, 12), atol=1e-5)
     np.testing.assert_allclose(soft[FIRST_CLIP:], heard.reshape(-1, 12), atol=1e-5)
-    x = np.asarray(jax.jit(model.embed)(IDS, SOURCES, soft))
-    embedding = np.asarray(model.decoder.embedding[...])
+    x = np.asarray(jax.jit(model.place)(IDS, SOURCES, PLACES, soft))
+    embedding, rows, columns = (np.asarray(p[...]) for p in (model.decoder.embedding, model.rows, model.columns))
+    stands = {(1, 2): (0, 0), (1, 3): (0, 1), (1, 4): (1, 0)}
     for row, t in np.ndindex(IDS.shape):
         expected = soft[SOURCES[row, t]] if SOURCES[row, t] else embedding[IDS[row, t]] * np.sqrt(12)
-        np.testing.assert_allclose(x[row, t], expected, rtol=1e-6)
+        if (row, t) in stands:
+            expected = expected + rows[stands[row, t][0]] + columns[stands[row, t][1]]
+        np.testing.assert_allclose(x[row, t], expected, atol=1e-6)
 
 
 def test_the_mask_is_causal_within_a_document():
@@ -101,11 +107,11 @@ def test_reading_prompts_of_different_lengths_is_the_same_pass(model, run):
     lengths = np.array([8, LENGTH])
     present = np.arange(LENGTH) < lengths[:, None]
     read = jax.jit(model.read)
-    last, context = read(IDS, SOURCES, present, sensed())
+    last, context = read(IDS, SOURCES, PLACES, present, sensed())
     whole = np.asarray(run(IDS, SOURCES, np.ones_like(IDS), sensed()))
     np.testing.assert_allclose(last, whole[[0, 1], lengths - 1], atol=1e-5)
     np.testing.assert_array_equal(context.positions, POSITIONS)
     np.testing.assert_array_equal(context.present, present)
     assert context.cache[0].shape == context.cache[1].shape == (2, 2, LENGTH, 1, 6)
     padded = np.where(present, IDS, (IDS + 3) % NUM_IDS)
-    np.testing.assert_array_equal(read(padded, np.where(present, SOURCES, 1), present, sensed())[0], last)
+    np.testing.assert_array_equal(read(padded, np.where(present, SOURCES, 1), PLACES, present, sensed())[0], last)

@@ -44,7 +44,7 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def read(model):
     """Prompts (at most 8 ids each) -> last states and context."""
-    read = jax.jit(lambda ids, present: model.read(ids, jnp.zeros_like(ids), present, NOTHING))
+    read = jax.jit(lambda ids, present: model.read(ids, *jnp.zeros((2, *ids.shape), int), present, NOTHING))
 
     def pad(prompts):
         ids = np.zeros((len(prompts), 8), np.int32)
@@ -60,8 +60,8 @@ def write(model):
     """generate, compiled once for each temperature and guidance."""
     statics = ("temperature", "guidance")
 
-    def run(last, context, allowed, key, temperature, guidance, stop):
-        return generate(model, last, context, allowed, key, temperature, guidance, stop)
+    def run(last, context, allowed, key, temperature, guidance, stop, places=None):
+        return generate(model, last, context, allowed, key, temperature, guidance, stop, places)
 
     return jax.jit(run, static_argnames=statics)
 
@@ -71,16 +71,17 @@ def log_p(model):
     """At most 16 rows of at most 16 ids -> log-probabilities of each next id, [16 16 V]; no cache, no padding seen."""
 
     @jax.jit
-    def whole(ids):
+    def whole(ids, places):
         positions = jnp.broadcast_to(jnp.arange(16), ids.shape)
-        hidden = model(ids, jnp.zeros_like(ids), jnp.ones_like(ids), positions, NOTHING)
+        hidden = model(ids, jnp.zeros_like(ids), places, jnp.ones_like(ids), positions, NOTHING)
         return jax.nn.log_softmax(model.decoder.logits(hidden))
 
-    def run(rows):
-        ids = np.zeros((ROWS, 16), np.int32)
-        for padded, row in zip(ids, rows, strict=False):
-            padded[: len(row)] = row
-        return np.asarray(whole(ids))
+    def run(rows, places_of=None):
+        ids, places = np.zeros((2, ROWS, 16), np.int32)
+        for k, row in enumerate(rows):
+            ids[k, : len(row)] = row
+            places[k, : len(row)] = 0 if places_of is None else places_of[k]
+        return np.asarray(whole(ids, places))
 
     return run
 
@@ -109,6 +110,20 @@ def test_greedy_writing_is_the_loop_for_prompts_of_any_length(read, write, log_p
     allowed[..., 7] = True
     got = write(*read(PROMPTS), allowed, jax.random.key(0), 0.0, 1.0, -1)
     np.testing.assert_array_equal(got, naive_greedy(log_p, PROMPTS, allowed))
+
+
+def test_each_id_of_an_image_is_told_where_the_next_one_stands(read, write, log_p):
+    places = np.array([1, 2, 33, 34, 65], np.int32)
+    expected = []
+    for prompt in PROMPTS:
+        row, stands = list(prompt), [0] * len(prompt)
+        for place in places:
+            row.append(int(log_p([row], [stands])[0, len(row) - 1].argmax()))
+            stands.append(int(place))
+        expected.append(row[-STEPS:])
+    got = write(*read(PROMPTS), EVERYTHING, jax.random.key(0), 0.0, 1.0, -1, places)
+    np.testing.assert_array_equal(got, expected)
+    assert (np.array(expected) != naive_greedy(log_p, PROMPTS, EVERYTHING)).any()
 
 
 def test_a_stopped_row_repeats_the_stop(read, write, log_p):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from geminid import recipes
 from geminid.config import AudioConfig, VisionConfig
 from geminid.document import Document, Segment, make_image, make_text, see_audio, see_image, see_text, tag
-from geminid.tokens.ids import IdSpace
+from geminid.tokens.ids import NUM_SIZES, IdSpace
 from geminid.tokens.stream import Streamer
 from geminid.tokens.text import train_tokenizer
 
@@ -45,8 +45,8 @@ def streamer(space) -> Streamer:
 
 
 def soft_tokens(frames: int) -> int:
-    """Two stride-2 convolutions and a pool of 4: 16 frames or what is left of them; cut at 1.28 s."""
-    return math.ceil(min(frames, 128) / 16)
+    """A global one, then two stride-2 convolutions and 8 at a time: 32 frames or what is left; cut at 1.28 s."""
+    return 1 + math.ceil(min(frames, 128) / 32)
 
 
 def spelt(space: IdSpace, segment: Segment) -> list[str]:
@@ -56,11 +56,18 @@ def spelt(space: IdSpace, segment: Segment) -> list[str]:
     if segment.kind == "audio":
         return ["boa"] + ["soft_audio"] * soft_tokens(len(segment.mel))
     if segment.kind == "image" and segment.role == "see":
-        return ["boi"] + ["soft_image"] * 5  # 2 x 2 grid and the global token
+        return ["boi"] + ["soft_image"] * 2  # all of it, and the global token
     if segment.kind == "image":
         height, width = segment.codes.shape
         return ["boi", f"size:{height}", f"size:{width}"] + ["code"] * (height * width) + ["eoi"]
     return ["piece"] * len(space.encode(segment.text))
+
+
+def standing(document: Document, names: list[str]) -> list[tuple[int, int] | None]:
+    """Row and column of the code that follows each position."""
+    drawn = [s.codes.shape for s in document.segments if s.codes is not None and s.role == "make"]
+    cells = iter([(row, column) for height, width in drawn for row in range(height) for column in range(width)])
+    return [next(cells) if after == "code" else None for after in [*names[1:], ""]]
 
 
 def name_of(space: IdSpace, i: int) -> str:
@@ -83,8 +90,11 @@ def test_positions_and_weights(space, streamer, document):
         weights.append(1.0)
     assert [name_of(space, i) for i in stream.ids] == names
     assert stream.weights.tolist() == weights
+    assert stream.num_answers == sum(weight > 0 for weight in weights)
     assert (stream.ids.dtype, stream.weights.dtype) == (np.int32, np.float32)
     assert len(stream) == len(names)
+    row_and_column = [divmod(place - 1, NUM_SIZES) if place else None for place in stream.places]
+    assert row_and_column == standing(document, names)
 
 
 @given(document=DOCUMENTS)
@@ -96,7 +106,7 @@ def test_features_stand_in_the_order_of_their_places(space, streamer, document):
     assert all(a is b for a, b in zip(stream.mels, heard, strict=True))
     assert stream.soft_per_mel == tuple(soft_tokens(len(mel)) for mel in heard)
     assert (stream.ids == space.special("soft_audio")).sum() == sum(stream.soft_per_mel)
-    assert (stream.ids == space.special("soft_image")).sum() == 5 * len(seen)
+    assert (stream.ids == space.special("soft_image")).sum() == 2 * len(seen)
 
 
 @given(document=DOCUMENTS)
@@ -114,15 +124,19 @@ def test_what_is_made_can_be_read_back(space, streamer, document):
 @pytest.mark.parametrize("frames", [1, 15, 16, 17, 127, 128, 129, 10_000])
 def test_soft_tokens_of_a_clip(streamer, frames):
     assert streamer.soft_tokens_of_clip(frames) == soft_tokens(frames)
-    assert streamer.soft_tokens_of_clip(frames) <= RECIPE.audio.num_soft_tokens == 8
+    assert streamer.soft_tokens_of_clip(frames) <= RECIPE.audio.num_soft_tokens == 5
 
 
-@pytest.mark.parametrize(("convolutions", "reduction", "expected"), [(1, 1, 50), (2, 1, 25), (2, 4, 7), (3, 5, 3)])
+@pytest.mark.parametrize(("convolutions", "reduction", "expected"), [(1, 1, 51), (2, 1, 26), (2, 4, 8), (3, 5, 4)])
 def test_soft_tokens_follow_the_encoder(space, convolutions, reduction, expected):
     audio = AudioConfig(conv_widths=(8,) * convolutions, reduction=reduction)
     streamer = Streamer(space, VisionConfig(soft_grid=3), audio)
     stream = streamer(Document((see_audio(np.zeros((100, 128))), see_image(np.zeros((32, 32, 3), np.uint8))), "test"))
-    assert (stream.ids == space.special("soft_audio")).sum() == expected == math.ceil(100 / 2**convolutions / reduction)
+    assert (
+        (stream.ids == space.special("soft_audio")).sum()
+        == expected
+        == 1 + math.ceil(100 / 2**convolutions / reduction)
+    )
     assert (stream.ids == space.special("soft_image")).sum() == 3 * 3 + 1
 
 
