@@ -1,5 +1,6 @@
 # setup   the virtual environment, exactly as locked        demo    data, training, evaluation, report
-# test    the tests (PYTEST_ARGS="-k name")                 check   style, types, who may import whom
+# test    the tests (PYTEST_ARGS="-n 2 -k x")              check   style, types, who may import whom
+# bench   how long a training step takes, as ratios
 # lock    write requirements.lock anew                      clean   remove the environment and caches (never runs/)
 
 SHELL := /bin/bash
@@ -9,9 +10,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 export PYTHONUTF8 := 1
 
-.PHONY: help setup demo test check lock clean
+.PHONY: help setup demo test check bench lock clean
 help:
-	@sed -n '1,3s/^# //p' Makefile
+	@sed -n '1,4s/^# //p' Makefile
 
 setup:
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash scripts/setup.sh
@@ -27,6 +28,9 @@ check: setup
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/lint-imports --no-logo
 	@$(VENV)/bin/pyrefly check --output-format min-text
+
+bench: setup
+	@$(VENV)/bin/python benchmarks/joint_step.py
 
 lock:
 	@uv --version >/dev/null || { echo "geminid: make lock needs uv (python -m pip install uv)" >&2; exit 1; }
