@@ -167,7 +167,7 @@ class MixtureConfig:
 
     see: float = 32
     hear: float = 20
-    digit: float = 3
+    digit: float = 6
     watch: float = 4
     order: float = 10
     draw: float = 12
@@ -182,12 +182,13 @@ class JointConfig:
     stage: StageConfig
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     row_length: int = 128  # positions of one packed row
-    max_pictures: int = 144  # picture slots of one batch
+    max_pictures: int = 152  # picture slots of one batch
     max_clips: int = 24  # clip slots of one batch
     answer_share: float = 0.625  # of the positions of one batch at most carry loss: the others need no logits
     lookahead: int = 192  # documents the packer may choose from
     encoder_rate: float = 0.0  # learning-rate factor of the pretrained encoders; 0 holds them
     code_weight: float = 0.4  # loss weight of each id of a written image beside a text piece
+    misread: float = 0.5  # at most so many of the image codes that the model reads are exchanged for random ones
     prompt_dropout: float = 0.1  # drawings without prompt, for classifier-free guidance
 
 

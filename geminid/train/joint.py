@@ -21,12 +21,16 @@ def make_model(recipe: Recipe, num_ids: int) -> Model:
     return Model(recipe, num_ids, rngs=nnx.Rngs(recipe.seed + 3))
 
 
-def next_id_loss(model: Model, batch: Any, sensed: Sensed) -> tuple[jax.Array, dict[str, jax.Array]]:
+def next_id_loss(
+    model: Model, batch: Any, sensed: Sensed, read: jax.Array | None = None
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Weighted mean cross-entropy of every id from what stands before it in its own document, plus z-loss.
 
-    batch: arrays of `batches.packing.assemble`. z-loss: PaLM (Chowdhery et al. 2022), section 5.
+    batch: arrays of `batches.packing.assemble`. read int [B T]: what the model reads in place of batch["ids"].
+    z-loss: PaLM (Chowdhery et al. 2022), section 5.
     """
-    hidden = model(batch["ids"], batch["sources"], batch["places"], batch["segments"], batch["positions"], sensed)
+    ids = batch["ids"] if read is None else read
+    hidden = model(ids, batch["sources"], batch["places"], batch["segments"], batch["positions"], sensed)
     at = batch["answers"]  # the first position of all is never one: it stands for none
     logits = model.decoder.logits(flat(hidden)[jnp.maximum(at - 1, 0)])
     log_z = jax.nn.logsumexp(logits, -1)
@@ -46,16 +50,28 @@ def next_id_loss(model: Model, batch: Any, sensed: Sensed) -> tuple[jax.Array, d
     return loss + penalty, metrics
 
 
+def misread_codes(key: jax.Array, ids: jax.Array, num_codes: int, num_ids: int, most: float) -> jax.Array:
+    """ids int [B T] with a share of the image codes exchanged for random ones; the share of a row is 0 to `most`.
+
+    A drawing is written after its own mistakes. A model that reads true codes alone recognises a training picture by
+    its first codes, copies it, and forgets the prompt.
+    """
+    a, b, c = jax.random.split(key, 3)
+    share = jax.random.uniform(a, (len(ids), 1), maxval=most)
+    others = jax.random.randint(b, ids.shape, num_ids - num_codes, num_ids)
+    return jnp.where((ids >= num_ids - num_codes) & (jax.random.uniform(c, ids.shape) < share), others, ids)
+
+
 def joint_task(recipe: Recipe, model: Model) -> Task:
     """Trains the decoder; pretrained encoders learn at `encoder_rate` of its rate, and not at all at 0."""
-    rate = recipe.joint.encoder_rate
+    rate, num_ids = recipe.joint.encoder_rate, model.decoder.embedding.shape[0]
 
     def loss(model: Model, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        a, b = jax.random.split(key)
+        a, b, c = jax.random.split(key, 3)
         pictures = augment.pictures(a, to_float(batch["pictures"]))
-        mels, frames = augment.mels(
-            b, batch["mels"], batch["frames"], speed_range=(1.0, 1.0)
-        )  # soft tokens are counted
-        return next_id_loss(model, batch, Sensed(pictures, mels, frames))
+        natural = (1.0, 1.0)  # speed: with other speeds, words of unheard voices were named half as often
+        mels, frames = augment.mels(b, batch["mels"], batch["frames"], natural)
+        read = misread_codes(c, batch["ids"], recipe.codec.num_codes, num_ids, recipe.joint.misread)
+        return next_id_loss(model, batch, Sensed(pictures, mels, frames), read)
 
     return make_task(model, loss, recipe.joint.stage, lambda path: rate if path.startswith(ENCODERS) else 1.0)

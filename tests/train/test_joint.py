@@ -183,6 +183,21 @@ def test_the_loss_is_cross_entropy_and_z_loss():
     np.testing.assert_allclose(metrics["loss_codes"], np.mean(by_kind[True]), rtol=1e-5)
 
 
+@pytest.mark.parametrize("most", [0.0, 0.5, 1.0])
+def test_image_codes_alone_are_misread_and_no_more_than_asked(most):
+    num_ids, num_codes, rows = 50, 20, 400
+    ids = np.random.default_rng(0).integers(0, num_ids, (rows, 64))
+    read = np.asarray(jax.jit(joint.misread_codes, static_argnums=(2, 3, 4))(jax.random.key(0), ids, 20, 50, most))
+    is_code = ids >= num_ids - num_codes
+    np.testing.assert_array_equal(read[~is_code], ids[~is_code])
+    assert (read[is_code] >= num_ids - num_codes).all() and (read < num_ids).all()
+    changed = (read != ids) & is_code
+    share = changed.sum() / is_code.sum()  # the mean of a uniform share; one in 20 is exchanged for itself
+    assert abs(share - most / 2 * 19 / 20) < 0.02
+    rate = changed.sum(1) / is_code.sum(1)
+    assert rate.std() >= 0.9 * most * 12**-0.5 * 19 / 20  # rows differ as a uniform draw does
+
+
 class Part(nnx.Module):
     def __init__(self):
         self.weight = nnx.Param(jnp.ones((2, 3)))
@@ -193,6 +208,7 @@ class Parts(nnx.Module):
 
     def __init__(self):
         self.decoder, self.vision, self.audio = Part(), Part(), Part()
+        self.decoder.embedding = SimpleNamespace(shape=(SPACE.size, 3))
         self.vision_to_decoder, self.audio_to_decoder = Part(), Part()
 
 
@@ -200,7 +216,7 @@ class Parts(nnx.Module):
 def test_pretrained_encoders_learn_at_their_own_rate(model, monkeypatch, rate):
     """With a loss whose gradient is 1 everywhere, every parameter moves alike, times its rate."""
 
-    def linear(parts, batch, sensed):
+    def linear(parts, batch, sensed, read):
         return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(nnx.state(parts, nnx.Param))), {}
 
     monkeypatch.setattr(joint, "next_id_loss", linear)
@@ -209,7 +225,7 @@ def test_pretrained_encoders_learn_at_their_own_rate(model, monkeypatch, rate):
     assert set(params_of(model)) == set(params_of(Parts())) | {"rows", "columns"}
     task = joint.joint_task(recipe, Parts())  # type: ignore[arg-type]
     batch = {"pictures": np.zeros((1, 32, 32, 3), np.uint8), "mels": np.zeros((1, 32, 8), np.float32)}
-    batch["frames"] = np.full(1, 32, np.int32)
+    batch |= {"frames": np.full(1, 32, np.int32), "ids": np.zeros((1, 4), np.int32)}
     state = task.state
     for _ in range(3):
         state, _ = task.step(state, batch, jax.random.key(0))
