@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
+from geminid.limits import check
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -131,6 +133,7 @@ class DecoderConfig:
     logit_soft_cap: float | None = None
     z_loss: float = 1e-4
     activation: str = "gelu_tanh"
+    smear: bool = False  # every position also reads what stands before it
     scan_layers: bool = False  # lax.scan over layers: small programs for deep models
     remat: str = "none"  # none | full | dots
     dtype: str = "float32"
@@ -188,6 +191,7 @@ class JointConfig:
     lookahead: int = 192  # documents the packer may choose from
     encoder_rate: float = 0.0  # learning-rate factor of the pretrained encoders; 0 holds them
     code_weight: float = 0.4  # loss weight of each id of a written image beside a text piece
+    code_spread: float = 0.5  # quantiser levels that the target of an image code reaches around it; 0: that code alone
     misread: float = 0.5  # at most so many of the image codes that the model reads are exchanged for random ones
     prompt_dropout: float = 0.1  # drawings without prompt, for classifier-free guidance
 
@@ -209,6 +213,9 @@ class Recipe:
     joint: JointConfig
     judge_steps: int = 600
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def fingerprint(self) -> str:
         """16 hex digits that change whenever any field does."""

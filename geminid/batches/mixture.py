@@ -71,8 +71,8 @@ class Mixture:
         return documents.see(self.picture(rng, concept), language, name)
 
     def hear(self, rng: np.random.Generator) -> Document:
-        """Names are spoken by synthetic voices alone: few words have a recording, and answering those taught that a
-        real voice says one of these few. The encoder has learned from the recordings before."""
+        """Names are spoken by synthetic voices alone: few words have a recording, and answers to those would teach that
+        a real voice says one of these few. The encoder has learned from the recordings before."""
         pool = self.sounds if self.sounds and rng.random() < SOUNDS else self.synthetic_names
         i = int(rng.choice(pool))
         meta = self.dataset.clips[i]

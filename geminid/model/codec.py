@@ -37,10 +37,42 @@ def codes_of(quantised: Array, levels: tuple[int, ...]) -> Array:
     return jnp.sum(digits * basis, -1)
 
 
+def digits_of(codes: Array, levels: tuple[int, ...]) -> list[Array]:
+    """int codes [...] -> the level of each channel, one int [...] for each of `levels`."""
+    basis = np.cumprod([1, *levels[:-1]])
+    return [codes // int(step) % level for step, level in zip(basis, levels, strict=True)]
+
+
+def code_embedding(levels: tuple[int, ...], width: int, key: Array) -> Array:
+    """Embeddings [codes width] of the usual scale, width^-0.5, in which codes that share levels begin alike.
+
+    A code is a point in a grid: what is learned of one holds in part for its neighbours.
+    """
+    codes = jnp.arange(int(np.prod(levels)))
+    tables = [
+        jax.random.normal(k, (level, width))
+        for k, level in zip(jax.random.split(key, len(levels)), levels, strict=True)
+    ]
+    parts = [jnp.take(table, digits, axis=0) for table, digits in zip(tables, digits_of(codes, levels), strict=True)]
+    return sum(parts, jnp.zeros(())) * (len(levels) * width) ** -0.5
+
+
+def spread_mean(scores: Array, codes: Array, levels: tuple[int, ...], spread: float) -> Array:
+    """Mean score [N] over the neighbours of each code: scores [N all codes], codes int [N].
+
+    Each channel's level is drawn from a normal around the code's own, `spread` levels wide, on the levels there are;
+    0: the code alone. The grid is summed channel by channel, so no table of all pairs is needed.
+    """
+    for level, digit in zip(levels, digits_of(codes, levels), strict=True):
+        distance = jnp.arange(level) - digit[:, None]
+        weights = jax.nn.softmax(-0.5 * (distance / spread) ** 2) if spread else (distance == 0).astype(scores.dtype)
+        scores = jnp.einsum("nrl,nl->nr", scores.reshape(len(scores), -1, level), weights)
+    return scores[:, 0]
+
+
 def values_of(codes: Array, levels: tuple[int, ...]) -> Array:
     """int codes [...] -> quantised values [... d]; the inverse of `codes_of`."""
-    basis = jnp.array(np.cumprod([1, *levels[:-1]]), jnp.int32)
-    digits = codes[..., None] // basis % jnp.array(levels, jnp.int32)
+    digits = jnp.stack(digits_of(codes, levels), -1)
     half = jnp.array([level // 2 for level in levels], jnp.float32)
     return (digits.astype(jnp.float32) - half) / half
 

@@ -14,6 +14,7 @@ from jax import Array
 
 from geminid.config import Recipe
 from geminid.model.audio import AudioEncoder
+from geminid.model.codec import code_embedding
 from geminid.model.decoder import Cache, Decoder
 from geminid.model.layers import RMSNorm, dense
 from geminid.model.vision import VisionEncoder, to_float
@@ -40,12 +41,14 @@ class Sensed:
 class Context:
     """Keys and values of what was read, and where they stand.
 
-    cache: rotated keys and values of every layer; positions int [B S]; present bool [B S].
+    cache: rotated keys and values of every layer; positions int [B S]; present bool [B S]; last [B D]: what stood
+    last, before `Smear`.
     """
 
     cache: Cache
     positions: Array
     present: Array
+    last: Array
 
 
 class Projection(nnx.Module):
@@ -59,6 +62,22 @@ class Projection(nnx.Module):
         return self.norm(x) @ self.out[...]
 
 
+class Smear(nnx.Module):
+    """Adds to every position what stands before it.
+
+    "What came after this?" then takes one layer of attention and not two (Olsson et al. 2022, arXiv 2209.11895, smear
+    the keys of every layer; one smear of what enters the first is enough here).
+    """
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.norm = RMSNorm(width)
+        self.out = dense(width, width, rngs, 0.5)
+
+    def __call__(self, x: Array, before: Array) -> Array:
+        """x [B T D]; before [B T D]: what stands before each position, zeros where nothing does."""
+        return x + self.norm(before) @ self.out[...].astype(x.dtype)
+
+
 class Model(nnx.Module):
     """Decoder with a picture and an audio encoder."""
 
@@ -66,6 +85,8 @@ class Model(nnx.Module):
         self.recipe = recipe
         width = recipe.decoder.width
         self.decoder = Decoder(recipe.decoder, num_ids, rngs=rngs)
+        embedding, codes = self.decoder.embedding, code_embedding(recipe.codec.levels, width, rngs.params())
+        embedding[...] = embedding[...].at[num_ids - len(codes) :].set(codes)
         self.vision = VisionEncoder(recipe.vision, rngs=rngs)
         self.audio = AudioEncoder(recipe.audio, rngs=rngs)
         self.vision_to_decoder = Projection(recipe.vision.width, width, rngs=rngs)
@@ -73,6 +94,8 @@ class Model(nnx.Module):
         init = jax.nn.initializers.normal(PLACE_SCALE)
         self.rows = nnx.Param(init(rngs.params(), (NUM_SIZES, width), jnp.float32))
         self.columns = nnx.Param(init(rngs.params(), (NUM_SIZES, width), jnp.float32))
+        if recipe.decoder.smear:
+            self.smear = Smear(width, rngs=rngs)
 
     def soft_tokens(self, sensed: Sensed) -> Array:
         """Soft tokens [1 + P*n + C*m D]: one of zeros, n of each picture, m of each clip slot."""
@@ -98,6 +121,10 @@ class Model(nnx.Module):
         """int [B T] each -> [B T D]. sources: 0 the id's own embedding, k > 0 the soft token k."""
         return jnp.where(sources[..., None] > 0, jnp.take(soft, sources, axis=0), self.embed(ids, places))
 
+    def after(self, x: Array, before: Array) -> Array:
+        """What the decoder reads: x [B T D], each position knowing the one before it, before [B T D]."""
+        return self.smear(x, before) if self.recipe.decoder.smear else x
+
     def __call__(
         self, ids: Array, sources: Array, places: Array, segments: Array, positions: Array, sensed: Sensed
     ) -> Array:
@@ -106,7 +133,7 @@ class Model(nnx.Module):
         A position sees the earlier ones of its own segment; segment 0 is padding.
         """
         x = self.place(ids, sources, places, self.soft_tokens(sensed))
-        hidden, _ = self.decoder(x, positions, packed_mask(segments))
+        hidden, _ = self.decoder(self.after(x, shifted(x, positions)), positions, packed_mask(segments))
         return hidden
 
     def read(self, ids: Array, sources: Array, places: Array, present: Array, sensed: Sensed) -> tuple[Array, Context]:
@@ -118,13 +145,20 @@ class Model(nnx.Module):
         positions = jnp.broadcast_to(jnp.arange(length), ids.shape)
         mask = jnp.tril(jnp.ones((length, length), bool))[None] & present[:, None, :]
         x = self.place(ids, sources, places, self.soft_tokens(sensed))
-        hidden, cache = self.decoder(x, positions, mask)
-        last = jnp.take_along_axis(hidden, present.sum(1)[:, None, None] - 1, 1)[:, 0]
-        return last, Context(cache, positions, present)
+        hidden, cache = self.decoder(self.after(x, shifted(x, positions)), positions, mask)
+        end = present.sum(1)[:, None, None] - 1
+        last, x_last = (jnp.take_along_axis(a, end, 1)[:, 0] for a in (hidden, x))
+        return last, Context(cache, positions, present, x_last)
 
 
 def flat(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
+
+
+def shifted(x: Array, positions: Array) -> Array:
+    """What stands before each position of its own document: x [B T D], positions int [B T]."""
+    before = jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0)))
+    return jnp.where(positions[..., None] > 0, before, jnp.zeros((), x.dtype))
 
 
 def packed_mask(segments: Array) -> Array:

@@ -65,17 +65,18 @@ def generate(
         return jnp.where(done, stop, jnp.argmax(scores, -1)).astype(jnp.int32)
 
     def write(carry: tuple, t: Array) -> tuple[tuple, Array]:
-        hidden, cache, present, done = carry
+        hidden, cache, present, done, before = carry
         ids = choose(hidden, t, done)
         x = model.embed(ids[:, None], jnp.broadcast_to(nowhere if places is None else places[t], (batch, 1)))
         # the new position is a key of its own: slot `past + t` is filled after the layers have run
         mask = jnp.concatenate([present, jnp.ones((batch, 1), bool)], 1)[:, None, :]
         at = (begin + t)[:, None]
-        out, new = model.decoder(x, at, mask, jnp.concatenate([key_positions, at], 1), cache)
+        entering = model.after(x, before[:, None])
+        out, new = model.decoder(entering, at, mask, jnp.concatenate([key_positions, at], 1), cache)
         present = jax.lax.dynamic_update_slice_in_dim(present, jnp.ones((batch, 1), bool), past + t, 1)
-        return (out[:, 0], _join(cache, new, past + t), present, done | (ids == stop)), ids
+        return (out[:, 0], _join(cache, new, past + t), present, done | (ids == stop), x[:, 0]), ids
 
-    carry = (last, cache, present, jnp.zeros(batch, bool))
+    carry = (last, cache, present, jnp.zeros(batch, bool), context.last)
     _, ids = jax.lax.scan(write, carry, jnp.arange(steps))
     return ids.T
 
@@ -105,11 +106,15 @@ def score_tree(model: Model, last: Array, context: Context, tree: Tree) -> Array
     """
     batch, nodes = tree.ids.shape
     x = model.embed(tree.ids, jnp.zeros_like(tree.ids))
+    is_parent = tree.ancestors & (tree.depths[:, None, :] == tree.depths[:, :, None] - 1)
+    before = jnp.where(
+        (tree.depths == 0)[..., None], context.last[:, None], jnp.einsum("bij,bjd->bid", is_parent.astype(x.dtype), x)
+    )
     positions = context.present.sum(1)[:, None] + tree.depths
     past = jnp.broadcast_to(context.present[:, None, :], (batch, nodes, context.present.shape[1]))
     mask = jnp.concatenate([past, tree.ancestors], -1)
     keys_at = jnp.concatenate([context.positions, positions], 1)
-    hidden, _ = model.decoder(x, positions, mask, keys_at, context.cache)
+    hidden, _ = model.decoder(model.after(x, before), positions, mask, keys_at, context.cache)
     scores = model.decoder.logits(jnp.concatenate([last[:, None], hidden], 1))  # [B 1+nodes V]
     parents = tree.parents + 1
     chosen = jax.vmap(lambda rows, at, ids: rows[at, ids])(scores, parents, tree.next_ids)

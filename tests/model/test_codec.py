@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geminid.config import CodecConfig
-from geminid.model.codec import ImageCodec, codes_of, quantise, values_of
+from geminid.model.codec import ImageCodec, code_embedding, codes_of, quantise, spread_mean, values_of
 from geminid.model.convolutions import fold, unfold
 from tests.helpers import filled
 
@@ -43,6 +43,28 @@ def test_codes_and_values_are_one_to_one(levels):
     np.testing.assert_allclose(values, expected, atol=1e-6)
     np.testing.assert_array_equal(jax.jit(codes_of, static_argnums=1)(values, levels), codes)
     assert np.abs(values).max() <= 1
+
+
+@settings(max_examples=6)
+@given(st.lists(st.integers(2, 5), min_size=1, max_size=3).map(tuple), st.sampled_from([0.0, 0.3, 0.8, 3.0]))
+def test_a_spread_mean_is_that_of_a_table_of_all_pairs(levels, spread):
+    num_codes = CodecConfig(levels=levels).num_codes
+    grid = np.array([combination[::-1] for combination in itertools.product(*map(range, reversed(levels)))])
+    squares = ((grid[:, None] - grid) ** 2).sum(-1)
+    table = np.exp(-0.5 * squares / spread**2) if spread else np.eye(num_codes)
+    scores = np.random.default_rng(0).standard_normal((num_codes, num_codes))
+    got = jax.jit(spread_mean, static_argnums=(2, 3))(scores, np.arange(num_codes), levels, spread)
+    np.testing.assert_allclose(got, (table / table.sum(1, keepdims=True) * scores).sum(1), atol=1e-5)
+
+
+def test_codes_begin_as_much_alike_as_they_share_levels():
+    levels, width = (8, 5, 5, 5), 4096
+    x = np.asarray(jax.jit(code_embedding, static_argnums=(0, 1))(levels, width, jax.random.key(0)))
+    assert x.shape == (1000, width)
+    assert x.std() == pytest.approx(width**-0.5, rel=0.02)
+    grid = np.array([combination[::-1] for combination in itertools.product(*map(range, reversed(levels)))])
+    shared = (grid[:, None] == grid).mean(-1)
+    np.testing.assert_allclose(x @ x.T / (x**2).sum(1).mean(), shared, atol=0.12)
 
 
 @pytest.mark.parametrize("levels", LEVELS)

@@ -23,7 +23,9 @@ RECIPE = dataclasses.replace(
     audio=AudioConfig(
         max_s=0.32, num_mels=8, conv_widths=(4, 4), width=16, num_layers=1, num_heads=2, conv_kernel=3, reduction=2
     ),
-    decoder=DecoderConfig(num_layers=2, width=12, num_heads=2, head_dim=6, mlp_width=16, window=9, local_per_global=1),
+    decoder=DecoderConfig(
+        num_layers=2, width=12, num_heads=2, head_dim=6, mlp_width=16, window=9, local_per_global=1, smear=True
+    ),
 )
 PER_PICTURE, PER_CLIP = RECIPE.vision.num_soft_tokens, RECIPE.audio.num_soft_tokens
 FIRST_CLIP = 1 + 2 * PER_PICTURE

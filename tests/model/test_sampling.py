@@ -27,7 +27,15 @@ RECIPE = dataclasses.replace(
     vision=VisionConfig(width=8, num_layers=1, num_heads=2),
     audio=AudioConfig(num_mels=8, conv_widths=(4,), width=8, num_layers=1, num_heads=2),
     decoder=DecoderConfig(
-        num_layers=2, width=12, num_heads=4, num_kv_heads=2, head_dim=4, mlp_width=16, window=4, local_per_global=1
+        num_layers=2,
+        width=12,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=4,
+        mlp_width=16,
+        window=4,
+        local_per_global=1,
+        smear=True,
     ),
 )
 NOTHING = Sensed(np.zeros((0, 32, 32, 3), np.uint8), np.zeros((0, 32, 8), np.float32), np.zeros(0, np.int32))

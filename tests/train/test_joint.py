@@ -45,7 +45,7 @@ RECIPE = dataclasses.replace(
     ),
     decoder=DecoderConfig(
         num_layers=2, width=16, num_heads=4, num_kv_heads=2, head_dim=4, mlp_width=24,
-        window=6, local_per_global=1, z_loss=0.02,
+        window=6, local_per_global=1, z_loss=0.02, smear=True,
     ),
 )  # fmt: skip
 SPACE = IdSpace(special_names(RECIPE), Letters(), RECIPE.codec.num_codes)  # type: ignore[arg-type]
@@ -146,8 +146,21 @@ def test_empty_slots_and_padding_do_not_count(differentiate, streams):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def neighbours(code: int, levels: tuple[int, ...], spread: float) -> np.ndarray:
+    """The share of every code in the target of one, by a loop over all of them."""
+    shares = []
+    for other in range(np.prod(levels)):
+        a, b, distance = code, other, 0
+        for level in levels:
+            distance += (a % level - b % level) ** 2
+            a, b = a // level, b // level
+        shares.append(np.exp(-0.5 * distance / spread**2))
+    return np.array(shares) / np.sum(shares)
+
+
 def test_the_loss_is_cross_entropy_and_z_loss():
-    """On given logits, in float64: nll = log Z - logit; PaLM's penalty is z_loss * (log Z)^2."""
+    """On given logits, in float64: nll = log Z - logit, for codes of all neighbours in their shares; PaLM's penalty is
+    z_loss * (log Z)^2."""
     rng = np.random.default_rng(4)
     num_codes, size = RECIPE.codec.num_codes, 30
     logits = 3 * rng.standard_normal((2, 7, size))
@@ -173,7 +186,10 @@ def test_the_loss_is_cross_entropy_and_z_loss():
         for t in range(1, 7):
             log_z = np.log(np.exp(logits[row, t - 1]).sum())
             nll = log_z - logits[row, t - 1, ids[row, t]]
-            loss += weights[row, t] * nll
+            code, goal = ids[row, t] - (size - num_codes), logits[row, t - 1, ids[row, t]]
+            if code >= 0:
+                goal = neighbours(code, RECIPE.codec.levels, 0.5) @ logits[row, t - 1, size - num_codes :]
+            loss += weights[row, t] * (log_z - goal)
             penalty += weights[row, t] * 0.02 * log_z**2
             total += weights[row, t]
             if weights[row, t] > 0:
@@ -222,7 +238,7 @@ def test_pretrained_encoders_learn_at_their_own_rate(model, monkeypatch, rate):
     monkeypatch.setattr(joint, "next_id_loss", linear)
     optimiser = "joint.stage.optimiser"
     recipe = override(RECIPE, [f"joint.encoder_rate={rate}", f"{optimiser}.learning_rate=0.1"])
-    assert set(params_of(model)) == set(params_of(Parts())) | {"rows", "columns"}
+    assert set(params_of(model)) == set(params_of(Parts())) | {"rows", "columns", "smear"}
     task = joint.joint_task(recipe, Parts())  # type: ignore[arg-type]
     batch = {"pictures": np.zeros((1, 32, 32, 3), np.uint8), "mels": np.zeros((1, 32, 8), np.float32)}
     batch |= {"frames": np.full(1, 32, np.int32), "ids": np.zeros((1, 4), np.int32)}
