@@ -113,7 +113,8 @@ class CaptionedClips:
     names that the labels point at, int32 [words T], allowed bool [batch words], the candidates of each clip, and
     phones bool [batch parts phones], which occur in which part of what is said. Real recordings, which come last,
     choose among the recorded words alone: few words have a recording, and with all words as candidates they taught
-    that a real voice says one of those few (86% of its answers; the right ones fell from 36% to 9%).
+    that a real voice says one of those few (86% of the answers to other words). Every name comes twice: a recording and
+    a synthetic voice, or two of these, so that voices can be contrasted with words.
     """
 
     def __init__(self, memory: Memory, space: IdSpace, batch: int, steps: int):
@@ -134,11 +135,19 @@ class CaptionedClips:
                 texts[word(meta)] = caption_ids(space, meta.language, names[meta.language][meta.concept])
         self.labels = {key: label for label, key in enumerate(sorted(texts))}
         self.table = np.stack([texts[key] for key in self.labels])
+        self.voices: dict[str, list[int]] = {}
+        for i in self.synthetic:
+            self.voices.setdefault(word(clips[i]), []).append(i)
         recorded = {word(clips[i]) for i in (*self.real, *self.digits)}
         self.recorded = np.array([key in recorded for key in self.labels])
 
     def __len__(self) -> int:
         return self.steps
+
+    def another(self, rng: np.random.Generator, i: int) -> int:
+        """Another synthetic clip of the word of clip `i`; any, where there is none."""
+        others = [k for k in self.voices.get(word(self.memory.dataset.clips[i]), ()) if k != i] or self.synthetic
+        return others[rng.integers(len(others))]
 
     def phones(self, i: int) -> np.ndarray:
         """What is heard of clip `i` before it is cut, bool [parts phones]."""
@@ -148,11 +157,14 @@ class CaptionedClips:
 
     def __getitem__(self, record_key: SupportsIndex) -> Batch:
         rng = generator(self.memory.recipe.seed, "audio", int(record_key))
-        num_real = self.batch // REAL_PART if self.real else 0
-        num_digits = self.batch // DIGIT_PART if self.digits else 0
-        others = drawn(rng, self.digits, num_digits) + drawn(rng, self.synthetic, self.batch - num_real - num_digits)
+        real = drawn(rng, self.real, self.batch // REAL_PART if self.real else 0)
+        digits = drawn(rng, self.digits, self.batch // DIGIT_PART if self.digits else 0)
+        room = self.batch - len(real) - len(digits)
+        partners = [self.another(rng, i) for i in real[:room]]
+        first = drawn(rng, self.synthetic, -(-(room - len(partners)) // 2))
+        others = [*digits, *partners, *first, *(self.another(rng, i) for i in first)][: self.batch - len(real)]
         others = [others[k] for k in rng.permutation(len(others))]  # only the first part is captioned
-        chosen = others + drawn(rng, self.real, num_real)
+        chosen = others + real
         labels = np.array([self.labels[word(self.memory.dataset.clips[i])] for i in chosen], np.int32)
         allowed = np.ones((self.batch, len(self.table)), bool)
         allowed[len(others) :] = self.recorded

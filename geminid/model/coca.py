@@ -1,7 +1,7 @@
 """Contrastive captioner heads (CoCa, Yu et al. 2022, arXiv 2205.01917) that pretrain an encoder.
 
-The text side of the contrast is a bag of ids: with a few thousand names that are all candidates of every step it
-learns in a tenth of the steps that a Transformer takes. The captioner's blocks read the text before each position
+The text side of the contrast is a bag of ids: after 800 steps on 182 names it told 67% of held-out pictures apart,
+where a Transformer as text side told 24% (docs/log.md). The captioner's blocks read the text before each position
 and cross-attend to the encoder's soft tokens. N: pairs in the batch, T: positions of a caption.
 """
 

@@ -28,6 +28,7 @@ from geminid.train.params import params_of
 
 CAPTION_WEIGHT = 0.5  # beside 1 for the contrast; CoCa takes 2: on 182 concepts that learned half as fast
 SPELLING_WEIGHT = 1.0
+LIKENESS_WEIGHT, LIKENESS_TEMPERATURE = 1.0, 0.1
 PART_MARGIN = 0.1  # of the word: phones are not equally long
 SILENCE = 4.0  # a phone is absent unless a state is sure of it
 CAPTIONED = 4  # one input in so many is captioned: a caption costs as much as its encoder
@@ -152,6 +153,19 @@ def spelling_loss(logits: jax.Array, valid: jax.Array, phones: jax.Array) -> jax
     return losses.sum() / jnp.maximum(phones.sum(), 1)
 
 
+def likeness_loss(pooled: jax.Array, labels: jax.Array) -> jax.Array:
+    """Supervised contrast (Khosla et al. 2020, arXiv 2004.11362): clips of one word are alike, whoever says it.
+
+    pooled [N D]; labels int [N]. Inputs that are alone with their label have no part in it.
+    """
+    unit = pooled * jax.lax.rsqrt(jnp.sum(pooled**2, -1, keepdims=True) + 1e-6)
+    itself = jnp.eye(len(labels), dtype=bool)
+    scores = jnp.where(itself, -1e9, unit @ unit.T / LIKENESS_TEMPERATURE)
+    alike = (labels[:, None] == labels) & ~itself
+    chosen = jnp.where(alike, jax.nn.log_softmax(scores), 0.0).sum(1) / jnp.maximum(alike.sum(1), 1)
+    return -chosen.sum() / jnp.maximum(alike.any(1).sum(), 1)
+
+
 def make_captioned_audio(recipe: Recipe, num_ids: int) -> SpellingEncoder:
     rngs = nnx.Rngs(recipe.seed + 2)
     encoder = AudioEncoder(recipe.audio, rngs=rngs)
@@ -168,6 +182,8 @@ def audio_task(recipe: Recipe, num_ids: int) -> Task:
         soft = module.encoder.soft_tokens(states, valid)
         total, metrics = coca_loss(module.heads, soft, soft[:, 0], batch)
         spelled = spelling_loss(states @ module.spell[...], valid[..., 0], batch["phones"])
-        return total + SPELLING_WEIGHT * spelled, {**metrics, "loss_spelling": spelled}
+        alike = likeness_loss(soft[:, 0], batch["labels"])
+        total = total + SPELLING_WEIGHT * spelled + LIKENESS_WEIGHT * alike
+        return total, {**metrics, "loss_spelling": spelled, "loss_likeness": alike}
 
     return make_task(make_captioned_audio(recipe, num_ids), loss, recipe.audio_stage)

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from geminid.tokens.phones import PARTS
-from geminid.train.pretrain import CAPTION_WEIGHT, LABEL_SMOOTHING, PART_MARGIN, SILENCE, coca_loss, spelling_loss
+from geminid.train.pretrain import (
+    CAPTION_WEIGHT,
+    LABEL_SMOOTHING,
+    LIKENESS_TEMPERATURE,
+    PART_MARGIN,
+    SILENCE,
+    coca_loss,
+    likeness_loss,
+    spelling_loss,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 RNG = np.random.default_rng(0)
@@ -75,6 +84,23 @@ def test_no_score_of_a_name_that_is_no_candidate_counts():
     gradient = np.asarray(jax.grad(loss)(RNG.standard_normal((INPUTS, NAMES)).astype(np.float32)))
     assert (gradient[:, 3] == 0).all()
     assert (gradient[:, [0, 1, 2, 4]] != 0).all()
+
+
+def test_likeness_is_the_supervised_contrast_of_khosla_et_al():
+    """Their equation 2, over inputs that have another one of their label, by loops."""
+    labels, pooled = np.array([0, 1, 0, 2, 1, 0]), RNG.standard_normal((6, 5)).astype(np.float32)
+    unit = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+    similar, losses = np.exp(unit @ unit.T / LIKENESS_TEMPERATURE), []
+    for i in range(6):
+        others = [a for a in range(6) if a != i]
+        alike = [p for p in others if labels[p] == labels[i]]
+        if alike:
+            losses.append(-np.mean([np.log(similar[i, p] / similar[i, others].sum()) for p in alike]))
+    assert len(losses) == 5
+    loss = jax.jit(likeness_loss)
+    np.testing.assert_allclose(loss(pooled, labels), np.mean(losses), rtol=1e-4)
+    np.testing.assert_allclose(loss(3 * pooled, labels), np.mean(losses), rtol=1e-4)  # directions alone count
+    assert loss(pooled, np.arange(6)) == 0
 
 
 def spelling_by_hand(logits: np.ndarray, valid: np.ndarray, phones: np.ndarray) -> float:
