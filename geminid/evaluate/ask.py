@@ -15,7 +15,7 @@ from geminid.corpus import documents, recordings
 from geminid.corpus.animations import read_frames
 from geminid.corpus.emoji import UndrawableError, fit, render
 from geminid.document import Document
-from geminid.evaluate.drawing import GUIDANCE, TEMPERATURE
+from geminid.evaluate.drawing import best_drawings
 from geminid.evaluate.respondent import Respondent, load_respondent
 from geminid.tokens.audio import log_mel
 from geminid.tokens.ids import time_tag
@@ -120,6 +120,8 @@ def draw(prompt: str, style: str, out: Path, run_dir: Path, seed: int) -> dict[s
     ValueError for an empty prompt, one that is too long, or a style that the run does not know.
     """
     recipe = RunDir(run_dir).recipe()
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a directory; name a file in it, such as {out / 'drawing.png'}")
     styles = [known for known in (*recipe.data.styles, "photo") if known != recipe.data.held_out_style]
     if style not in styles:
         raise ValueError(f"style '{style}' was not trained on; known: {', '.join(styles)}")
@@ -131,10 +133,9 @@ def draw(prompt: str, style: str, out: Path, run_dir: Path, seed: int) -> dict[s
     room = recipe.joint.row_length - (recipe.data.picture_size // recipe.codec.downsample) ** 2 - 8
     if len(respondent.space.encode(prompt)) > room:
         raise ValueError(f"the prompt has {len(respondent.space.encode(prompt))} pieces; at most {room}: shorten it")
-    picture = respondent.draw(
-        [documents.draw(prompt, style)], [documents.draw(None, style)], seed=seed, temperature=TEMPERATURE,
-        guidance=GUIDANCE,
-    )[0]  # fmt: skip
+    names = read_json(RunDir(run_dir).names)
+    speaking = [language for language, known in names.items() if prompt in known.values()]
+    picture = best_drawings(respondent, [prompt], [style], speaking or sorted(names), seed)[0][0]
     partial = out.with_name(out.name + ".partial")
     Image.fromarray(picture).save(partial, "PNG")
     os.replace(partial, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from geminid.corpus import documents
 from geminid.evaluate.bench import Bench, Metrics, share, shuffled
 from geminid.evaluate.examples import Drawing, Reconstruction
 from geminid.evaluate.judge import Judge, load_judge, train_judge
+from geminid.evaluate.respondent import Respondent
 
-TEMPERATURE, GUIDANCE = 0.5, 2.0
+CANDIDATES, TEMPERATURE, GUIDANCE = 16, 1.0, 1.0
 NUM_DRAWINGS, NUM_RECONSTRUCTIONS = 32, 12
 CODEC_BATCH = 128
 
@@ -30,6 +32,33 @@ def trained_judge(bench: Bench, path: Path) -> Judge:
     return load_judge(path)
 
 
+def best_drawings(
+    respondent: Respondent, prompts: Sequence[str], styles: Sequence[str], languages: Sequence[str], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best and the first of CANDIDATES drawings for each prompt, uint8 [N S S 3] each.
+
+    The model looks at its drawings, as at any picture: the best is the one that it likeliest calls by the prompt in
+    one of `languages`. DALL-E (Ramesh et al. 2021) and Parti (Yu et al. 2022, arXiv 2206.10789) rank theirs by a second
+    model.
+    """
+    asked = [k for k in range(len(prompts)) for _ in range(CANDIDATES)]
+    drawn = respondent.draw(
+        [documents.draw(prompts[k], styles[k]) for k in asked], [documents.draw(None, styles[k]) for k in asked],
+        seed=seed, temperature=TEMPERATURE, guidance=GUIDANCE,
+    )  # fmt: skip
+    trees = [respondent.names([prompt]) for prompt in prompts]
+    names = [trees[k] for k in asked]
+    scores = np.stack(
+        [
+            respondent.likelihoods([documents.see(picture, language) for picture in drawn], names)
+            for language in languages
+        ]
+    ).max(0)
+    drawn = drawn.reshape(len(prompts), CANDIDATES, *drawn.shape[1:])
+    best = scores.reshape(len(prompts), CANDIDATES).argmax(1)
+    return drawn[np.arange(len(prompts)), best], drawn[:, 0]
+
+
 def measure(bench: Bench, judge: Judge) -> tuple[Metrics, tuple[Drawing, ...]]:
     """drawing_recognised; the judge on real pictures of a style it never saw, and on what the codec keeps."""
     metas, pixels = bench.memory.dataset.pictures, bench.memory.pixels
@@ -38,15 +67,12 @@ def measure(bench: Bench, judge: Judge) -> tuple[Metrics, tuple[Drawing, ...]]:
         return {}, ()
     concepts, styles = [metas[i].concept for i in pairs], [metas[i].style for i in pairs]
     prompts = [bench.name(concept, "en") for concept in concepts]
-    drawn = bench.respondent.draw(
-        [documents.draw(prompt, style) for prompt, style in zip(prompts, styles, strict=True)],
-        [documents.draw(None, style) for style in styles],
-        seed=bench.seed, temperature=TEMPERATURE, guidance=GUIDANCE,
-    )  # fmt: skip
+    drawn, first = best_drawings(bench.respondent, prompts, styles, ("en",), bench.seed)
     verdicts = [bench.concepts[k] for k in judge.predict(drawn)]
     metrics = {
         "drawing_recognised": share([a == b for a, b in zip(verdicts, concepts, strict=True)]),
         "drawing_recognised_n": len(pairs),
+        "drawing_recognised_first": share(judge.predict(first) == [bench.number[concept] for concept in concepts]),
         "drawing_shuffled": shuffled(verdicts, concepts, bench.rng(8)),
         "judge_real_style": judged(bench, judge, bench.pictures("style"), None),
         "judge_codec_pair": judged(bench, judge, pairs, bench.respondent.reconstruct(pixels[pairs])[1]),

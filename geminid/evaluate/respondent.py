@@ -31,6 +31,7 @@ from geminid.train.rundir import RunDir
 BATCH = 16  # questions answered at once
 GRAIN = 16  # lengths are rounded up to a multiple: few shapes, few compilations
 NODE_GRAIN = 192  # names of all languages in one shape
+DRAW_ROWS = 64  # written at once
 LONGEST_ANSWER = 24  # ids
 
 
@@ -78,8 +79,9 @@ def prefix_tree(candidates: Sequence[Sequence[int]]) -> Names:
 
 def stack_trees(trees: Sequence[Names]) -> Tree:
     """Trees of one batch, padded to the same number of nodes (a padding node sees itself alone) and edges."""
-    nodes = rounded(max(len(tree.ids) for tree in trees), NODE_GRAIN)
-    edges = rounded(max(len(tree.next_ids) for tree in trees), NODE_GRAIN)
+    most = max(len(tree.next_ids) for tree in trees)
+    grain = GRAIN if most <= GRAIN else NODE_GRAIN  # single answers beside all names
+    nodes, edges = rounded(max(len(tree.ids) for tree in trees), grain), rounded(most, grain)
     ids, depths = np.zeros((2, len(trees), nodes), np.int32)
     next_ids, parents = np.zeros((2, len(trees), edges), np.int32)
     ancestors = np.tile(np.eye(nodes, dtype=bool), (len(trees), 1, 1))
@@ -191,23 +193,30 @@ class Respondent:
         self, prompts: Sequence[Document], unconditional: Sequence[Document], *, seed: int, temperature: float,
         guidance: float,
     ) -> np.ndarray:  # fmt: skip
-        """Pictures uint8 [N S S 3] for drawing questions, with classifier-free guidance against `unconditional`."""
+        """Pictures uint8 [N S S 3] for drawing questions, with classifier-free guidance against `unconditional`.
+
+        guidance 1 needs no unconditional prompts.
+        """
         side = self.recipe.data.picture_size // self.recipe.codec.downsample
         head = self.space.encode_codes(np.zeros((side, side), np.int32))[:3]  # <boi> height width
         allowed = np.zeros((side * side, self.space.size), bool)
         allowed[:, self.space.code_start :] = True
         places = jnp.asarray(next_places(side, side)[len(head) :])
+        sides = (prompts,) if guidance == 1.0 else (prompts, unconditional)
+        each = DRAW_ROWS // len(sides)
+        longest = max(len(self.streamer(document)) for documents in sides for document in documents) + len(head)
         pictures = []
-        half = BATCH // 2
-        for begin in range(0, len(prompts), half):
-            chosen = list(range(begin, min(begin + half, len(prompts))))
-            filled = chosen + [chosen[-1]] * (half - len(chosen))
-            streams = [self.streamer(document[k]) for document in (prompts, unconditional) for k in filled]
-            streams = [opened(stream, head, next_places(side, side)) for stream in streams]
-            arrays = self._arrays(streams, rounded(max(map(len, streams)), GRAIN), 0, 0)
+        for begin in range(0, len(prompts), each):
+            chosen = list(range(begin, min(begin + each, len(prompts))))
+            filled = chosen + [chosen[-1]] * (each - len(chosen))
+            streams = [
+                opened(self.streamer(documents[k]), head, next_places(side, side))
+                for documents in sides
+                for k in filled
+            ]
             ids = self._write(
-                self._params, arrays, jnp.asarray(allowed), places, jax.random.fold_in(jax.random.key(seed), begin),
-                temperature=temperature, guidance=guidance, stop=-1,
+                self._params, self._arrays(streams, rounded(longest, GRAIN), 0, 0), jnp.asarray(allowed), places,
+                jax.random.fold_in(jax.random.key(seed), begin), temperature=temperature, guidance=guidance, stop=-1,
             )  # fmt: skip
             codes = [self.space.decode_codes(row, side, side) for row in np.asarray(ids)[: len(chosen)]]
             pictures.append(self.decode(np.stack(codes)))

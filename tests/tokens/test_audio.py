@@ -125,7 +125,8 @@ def test_frames_move_with_the_sound():
 def test_the_cut_only_cuts():
     samples = noise(16_000)
     short = dataclasses.replace(CONFIG, max_s=0.3)
-    assert (log_mel(samples, short) == log_mel(samples, CONFIG)[:30]).all()
+    # a matrix product of other height may add in another order
+    assert log_mel(samples, short) == pytest.approx(log_mel(samples, CONFIG)[:30], abs=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(0,), (100, 2), (1, 100), ()])
