@@ -1,0 +1,73 @@
+"""Mistakes in a request: one line that holds the number and what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+def positive(name: str, value: float) -> float:
+    """`value` if it is a finite number above zero; ValueError otherwise."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} is {value:g}; it must be a finite number above 0")
+    return value
+
+
+def not_negative(name: str, value: float) -> float:
+    """`value` if it is a finite number, 0 or above; ValueError otherwise."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} is {value:g}; it must be a finite number, 0 or above")
+    return value
+
+
+def share(name: str, value: float) -> float:
+    """`value` if it lies in (0, 1]; ValueError otherwise."""
+    if not 0 < value <= 1:
+        raise ValueError(f"{name} is {value:g}; it must be above 0 and at most 1")
+    return value
+
+
+def number(name: str, text: str) -> float:
+    """The positive number that `text` spells."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{name} is '{text}'; it must be a number such as 0.5 or 1e12") from None
+    return positive(name, value)
+
+
+def split(name: str, text: str, separator: str, form: str) -> Sequence[str]:
+    """The parts of a text of the form `form`, as many as that has."""
+    parts = text.split(separator)
+    if len(parts) != len(form.split(separator)) or not all(parts):
+        raise ValueError(f"{name} '{text}' is not of the form {form}")
+    return parts
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Two positive numbers, low <= high, between which the truth is expected."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def parse(cls, name: str, text: str) -> Interval:
+        """`0.4` or `0.4:0.5`."""
+        ends = [number(name, end) for end in text.split(":")]
+        if len(ends) > 2 or ends[0] > ends[-1]:
+            raise ValueError(f"{name} is '{text}'; it must be one number, or LOW:HIGH with LOW at most HIGH")
+        return cls(ends[0], ends[-1])
+
+    def times(self, other: Interval) -> Interval:
+        return Interval(self.low * other.low, self.high * other.high)
+
+    def over(self, other: Interval) -> Interval:
+        return Interval(self.low / other.high, self.high / other.low)
+
+    def scaled(self, factor: float) -> Interval:
+        return Interval(self.low * factor, self.high * factor)
+
+    def ends(self) -> list[float]:
+        return [self.low, self.high]
