@@ -11,7 +11,7 @@ import numpy as np
 
 from geminid import recipes
 from geminid.plan import cost, fit, law, tokens
-from geminid.plan.checks import Interval, not_negative, positive
+from geminid.plan.checks import Interval, has_place, not_negative, positive
 from geminid.plan.requests import BudgetRequest
 
 PERCENTILES = (2.5, 97.5)  # of the bootstrap: a 95% interval
@@ -45,6 +45,7 @@ def plan_budget(request: BudgetRequest) -> dict[str, Any]:
             f"--inference-tokens {request.inference_tokens:g} needs --quality-of N: as good as which model?"
         )
     not_negative("--inference-tokens", request.inference_tokens)
+    has_place(request.picture)
     known = _known(request)
     answer = {**asdict(known.law), **known.report}
     plan = None  # parameters, tokens, and the interval of the training FLOP

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 def positive(name: str, value: float) -> float:
@@ -43,6 +45,12 @@ def split(name: str, text: str, separator: str, form: str) -> Sequence[str]:
     if len(parts) != len(form.split(separator)) or not all(parts):
         raise ValueError(f"{name} '{text}' is not of the form {form}")
     return parts
+
+
+def has_place(picture: Path | None) -> None:
+    """FileNotFoundError where a picture's directory is missing: before the work, not after it."""
+    if picture is not None and not picture.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such directory", str(picture.parent))
 
 
 @dataclass(frozen=True)

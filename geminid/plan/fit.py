@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ from geminid.plan.law import TRAINING_FLOPS, Law
 HUBER_DELTA = 1e-3  # nats of log loss, as Hoffmann et al.
 NUM_STARTS = 5  # of the grid's cells go on to L-BFGS
 NUM_COEFFICIENTS = 5
+EXPONENTS = (0.05, 1.5)  # the range that is searched
+LEAST_LOG_TERM = -10.0  # of a term at the mean run, log nats
 # the spellings of a column that are understood; Epoch AI's file has the last ones
 COLUMNS = {
     "params": ("params", "Model Size"),
@@ -60,25 +62,22 @@ def read_runs(path: Path) -> Runs:
 
     ValueError names the line and what is wrong with it.
     """
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         try:
-            rows = list(reader)
+            header, rows = reader.fieldnames or [], list(reader)
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(
                 f"{path} is not a CSV file: {error}; it needs a header with params, tokens, loss"
             ) from None
-    header = reader.fieldnames or []
     found = {
         name: next((spelling for spelling in known if spelling in header), None) for name, known in COLUMNS.items()
     }
     amount = "tokens" if found["tokens"] else "flops"
-    missing = [name for name in ("params", amount, "loss") if not found[name]]
+    missing = [name.replace("flops", "tokens or flops") for name in ("params", amount, "loss") if not found[name]]
     if missing:
         have = ", ".join(str(name) for name in header) or "none"
-        raise ValueError(
-            f"{path} has no column {' and none '.join(missing)}; it has {have}; needs params, tokens, loss"
-        )
+        raise ValueError(f"{path} has no column {', '.join(missing)}; it has {have}; needs params, tokens, loss")
     columns = {
         name: np.array([_value(path, line, str(found[name]), row) for line, row in enumerate(rows, 2)], np.float64)
         for name in ("params", amount, "loss")
@@ -110,19 +109,27 @@ def fit(runs: Runs) -> Fit:
     for name, values in (("params", runs.params), ("tokens", runs.tokens)):
         if (count := len(np.unique(values))) < 3:
             raise ValueError(f"the runs have {count} different values of {name}; a power law needs at least 3")
-    exponents = np.arange(0.1, 1.0, 0.1)
-    starts = [_project(runs, alpha, beta) for alpha in exponents for beta in exponents]
-    weights = np.ones(len(runs))
-    starts.sort(key=lambda start: _objective(start, runs, weights)[0])
-    return min((_descend(start, runs, weights) for start in starts[:NUM_STARTS]), key=lambda found: found.objective)
+    problem = _Problem.of(runs)
+    grid = np.arange(0.1, 1.0, 0.1)
+    starts = [problem.project(alpha, beta) for alpha in grid for beta in grid]
+    starts.sort(key=lambda start: problem.objective(start)[0])
+    best = min((problem.descend(start) for start in starts[:NUM_STARTS]), key=lambda found: found.objective)
+    for name, value in (("alpha", best.law.alpha), ("beta", best.law.beta)):
+        if not EXPONENTS[0] < value < EXPONENTS[1]:
+            raise ValueError(
+                f"the runs do not settle {name}: {value:g} is the end of what is searched; give runs of more different "
+                f"{'params' if name == 'alpha' else 'tokens'}, or better measured ones"
+            )
+    return best
 
 
 def bootstrap(runs: Runs, law: Law, replicates: int, seed: int) -> list[Law]:
     """Laws of `replicates` resamples of the runs, each with replacement, from `law` on (Efron 1979)."""
     rng = np.random.default_rng(seed)
-    start = _coordinates(law)
+    problem = _Problem.of(runs)
+    start = problem.coordinates(law)
     drawn = (rng.multinomial(len(runs), np.full(len(runs), 1 / len(runs))) for _ in range(replicates))
-    return [_descend(start, runs, counts.astype(np.float64)).law for counts in drawn]
+    return [replace(problem, weights=counts.astype(np.float64)).descend(start).law for counts in drawn]
 
 
 def standard_errors(laws: list[Law]) -> dict[str, float]:
@@ -131,40 +138,65 @@ def standard_errors(laws: list[Law]) -> dict[str, float]:
     return dict(zip(("E", "A", "B", "alpha", "beta"), deviations.tolist(), strict=True))
 
 
-def _coordinates(law: Law) -> np.ndarray:
-    """float64 [5]: log E, log A, log B, alpha, beta; the logarithms keep the three positive."""
-    return np.array([math.log(law.E), math.log(law.A), math.log(law.B), law.alpha, law.beta])
+@dataclass(frozen=True)
+class _Problem:
+    """The runs in logarithms, float64 [n] each; log_n and log_d less their means.
 
+    Coordinates x, float64 [5]: log E, the logarithms of the other two terms at the mean run, alpha, beta. Logarithms
+    keep the terms positive; at the mean run they hardly depend on the exponents, which makes the descent short.
+    """
 
-def _project(runs: Runs, alpha: float, beta: float) -> np.ndarray:
-    """Coordinates of the best E, A, B for given exponents: linear, by least squares of the relative error."""
-    terms = np.stack([np.ones(len(runs)), runs.params**-alpha, runs.tokens**-beta], axis=1)
-    scale = terms.max(axis=0)
-    solution, _ = nnls(terms / scale / runs.loss[:, None], np.ones(len(runs)))
-    return np.array([*np.log(np.maximum(solution, 1e-6) / scale), alpha, beta])  # 1e-6: a logarithm needs more than 0
+    log_n: np.ndarray
+    log_d: np.ndarray
+    log_loss: np.ndarray
+    weights: np.ndarray  # how often each run counts
+    mean_log_n: float
+    mean_log_d: float
 
+    @classmethod
+    def of(cls, runs: Runs) -> _Problem:
+        log_n, log_d = np.log(runs.params), np.log(runs.tokens)
+        mean_n, mean_d = float(log_n.mean()), float(log_d.mean())
+        return cls(log_n - mean_n, log_d - mean_d, np.log(runs.loss), np.ones(len(runs)), mean_n, mean_d)
 
-def _objective(x: np.ndarray, runs: Runs, weights: np.ndarray) -> tuple[float, np.ndarray]:
-    """Weighted Huber sum at the coordinates x, and its gradient float64 [5]."""
-    log_n, log_d = np.log(runs.params), np.log(runs.tokens)
-    terms = np.stack([np.full(len(runs), x[0]), x[1] - x[3] * log_n, x[2] - x[4] * log_d])
-    largest = terms.max(axis=0)
-    powers = np.exp(terms - largest)
-    total = powers.sum(axis=0)
-    error = largest + np.log(total) - np.log(runs.loss)
-    clipped = np.clip(error, -HUBER_DELTA, HUBER_DELTA)
-    value = weights @ (clipped * (error - clipped / 2))  # both branches of the Huber loss in one
-    slope = (weights * clipped) * (powers / total)
-    e, a, b = slope.sum(axis=1)
-    return float(value), np.array([e, a, b, -slope[1] @ log_n, -slope[2] @ log_d])
+    def coordinates(self, law: Law) -> np.ndarray:
+        a = math.log(law.A) - law.alpha * self.mean_log_n
+        b = math.log(law.B) - law.beta * self.mean_log_d
+        return np.array([math.log(law.E), a, b, law.alpha, law.beta])
 
+    def law(self, x: np.ndarray) -> Law:
+        e, a, b, alpha, beta = x.tolist()
+        return Law(
+            math.exp(e), math.exp(a + alpha * self.mean_log_n), math.exp(b + beta * self.mean_log_d), alpha, beta
+        )
 
-def _descend(start: np.ndarray, runs: Runs, weights: np.ndarray) -> Fit:
-    def scaled(x: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = _objective(x, runs, weights)
-        return value / HUBER_DELTA, gradient / HUBER_DELTA  # of order 1: the tolerances below are absolute
+    def project(self, alpha: float, beta: float) -> np.ndarray:
+        """Coordinates of the best terms for given exponents: linear, by least squares of the relative error."""
+        terms = np.stack([np.ones_like(self.log_n), np.exp(-alpha * self.log_n), np.exp(-beta * self.log_d)], axis=1)
+        solution, _ = nnls(terms / np.exp(self.log_loss)[:, None], np.ones(len(terms)))
+        return np.array([*np.log(np.maximum(solution, math.exp(LEAST_LOG_TERM))), alpha, beta])
 
-    options = {"maxiter": 5000, "maxfun": 10_000, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-10}
-    found = minimize(scaled, start, jac=True, method="L-BFGS-B", options=options)
-    e, a, b = np.exp(found.x[:3]).tolist()
-    return Fit(Law(e, a, b, float(found.x[3]), float(found.x[4])), float(found.fun) * HUBER_DELTA)
+    def objective(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """Weighted Huber sum at x, and its gradient float64 [5]."""
+        terms = np.stack([np.full_like(self.log_n, x[0]), x[1] - x[3] * self.log_n, x[2] - x[4] * self.log_d])
+        largest = terms.max(axis=0)
+        powers = np.exp(terms - largest)
+        total = powers.sum(axis=0)
+        error = largest + np.log(total) - self.log_loss
+        clipped = np.clip(error, -HUBER_DELTA, HUBER_DELTA)
+        value = self.weights @ (clipped * (error - clipped / 2))  # both branches of the Huber loss in one
+        slope = self.weights * clipped * (powers / total)
+        return float(value), np.array([*slope.sum(axis=1), -slope[1] @ self.log_n, -slope[2] @ self.log_d])
+
+    def descend(self, start: np.ndarray) -> Fit:
+        """L-BFGS within bounds that only runs which settle nothing would reach."""
+
+        def scaled(x: np.ndarray) -> tuple[float, np.ndarray]:
+            value, gradient = self.objective(x)
+            return value / HUBER_DELTA, gradient / HUBER_DELTA  # of order 1: the tolerances below are absolute
+
+        term = (LEAST_LOG_TERM, float(self.log_loss.max()) + 1)
+        options = {"maxiter": 5000, "maxfun": 10_000, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-10}
+        bounds = [term] * 3 + [EXPONENTS] * 2
+        found = minimize(scaled, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        return Fit(self.law(found.x), float(found.fun) * HUBER_DELTA)

@@ -125,7 +125,7 @@ def serve(law: Law, quality_of: float, inference_tokens: float) -> Served:
         smallest = (law.A / (loss - law.E)) ** (1 / law.alpha)
         bounds = (math.log(smallest), math.log(quality_of))
         best = minimize_scalar(lambda x: flops(math.exp(x)), bounds=bounds, method="bounded", options={"xatol": 1e-9})
-        params = math.exp(best.x)
+        params = min(math.exp(best.x), quality_of, key=flops)
     return Served(
         params,
         law.tokens_to_reach(loss, params),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from geminid.plan import availability, chips, collectives, mesh, placement, torus
-from geminid.plan.checks import not_negative, positive, share
+from geminid.plan.checks import has_place, not_negative, positive, share
 from geminid.plan.chips import CUBE, Chip
 from geminid.plan.requests import TopologyRequest
 
@@ -29,6 +29,7 @@ def plan_topology(request: TopologyRequest) -> dict[str, Any]:
         raise ValueError(f"--pods is {request.pods}; it must be 1 or more")
     chosen = None if request.slice is None else torus.parse(chip, request.slice)
     _check_asked_of_a_slice(request)
+    has_place(request.picture)
     answer: dict[str, Any] = {"chip": asdict(chip), "pod": _pod(chip)}
     if chosen is not None:
         answer["slice"] = _slice(chosen)
