@@ -55,9 +55,9 @@ def plan_budget(request: BudgetRequest) -> dict[str, Any]:
         plan = (answer["N_opt"], answer["D_opt"], Interval(flops, flops))
     if request.quality_of is not None:
         served = law.serve(known.law, positive("--quality-of", request.quality_of), request.inference_tokens)
-        answer |= _served(known, served, request.inference_tokens)
         answer.setdefault("N_opt", served.params)  # of --flops, where that is given
         answer.setdefault("D_opt", served.tokens)
+        answer |= _served(known, served, request.inference_tokens)
         spread = known.interval(lambda each: _training_flops(each, served.optimal_params, request.inference_tokens))
         training = law.TRAINING_FLOPS * served.params * served.tokens
         plan = (served.params, served.tokens, Interval(*(spread or (training, training))))
@@ -123,10 +123,11 @@ def _served(known: Known, served: law.Served, inference_tokens: float) -> dict[s
         ends = known.interval(lambda each, name=name: getattr(law.serve(each, of, inference_tokens), name))
         if ends:
             answer[{"params": "N_serve", "tokens": "D_serve"}.get(name, name) + "_interval"] = ends
-    laws = {name: law.serve(each, of, inference_tokens) for name, each in law.LAWS.items()}
-    answer["by_law"] = {
-        name: {"N": each.params, "D": each.tokens, "saving": each.saving} for name, each in laws.items()
-    }
+    if inference_tokens:
+        laws = {name: law.serve(each, of, inference_tokens) for name, each in law.LAWS.items()}
+        answer["by_law"] = {
+            name: {"N": each.params, "D": each.tokens, "saving": each.saving} for name, each in laws.items()
+        }
     optimal = {f"approach {number}": each.optimal_tokens(of) for number, each in law.APPROACHES.items()}
     optimal |= {name: each.optimal_tokens(of) for name, each in law.LAWS.items()}
     answer["optimal_for"] = {name: {"D": d, "flops": law.TRAINING_FLOPS * of * d} for name, d in optimal.items()}

@@ -16,7 +16,7 @@ from geminid.plan.checks import number, split
 from geminid.plan.collectives import KINDS, Ring, across_pods_s, rings, seconds
 from geminid.plan.torus import Slice
 
-MOST_LAYOUTS = 200_000  # beyond it the search would take minutes
+MOST_LAYOUTS = 200_000  # a few seconds of search
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def check_enough(needed: float, there: Mapping[str, float], epochs: float) -> No
     total = math.fsum(there.values())
     if needed > total * epochs:
         raise ValueError(
-            f"the plan needs {needed:.4g} tokens and the data gives {total * epochs:.4g} ({total:.4g} seen {epochs:g} "
-            f"times); plan fewer FLOP, add data, or allow --epochs {math.ceil(needed / total)} "
-            "(after 4 each is worth less: Muennighoff et al. 2023)"
+            f"the plan needs {needed:.4g} tokens and the data gives {total * epochs:.4g} "
+            f"({total:.4g} x {epochs:g} epochs); plan fewer FLOP, add data, or allow "
+            f"--epochs {math.ceil(needed / total)} (after 4 each is worth less: Muennighoff et al. 2023)"
         )

@@ -309,7 +309,7 @@ def test_the_cost_of_serving_carries_the_fits_uncertainty(tmp_path):
         (BudgetRequest(flops=1e20, law="kaplan"), "unknown law 'kaplan'; known: hoffmann"),
         (
             BudgetRequest(flops=1e24, data=("text=1e9",)),
-            "tokens and the data gives 1e+09 (1e+09 seen 1 times); plan fewer FLOP",
+            "tokens and the data gives 1e+09 (1e+09 x 1 epochs); plan fewer FLOP",
         ),
         (BudgetRequest(flops=1e24, data=("text",)), "--data 'text' is not of the form KIND=AMOUNT"),
         (BudgetRequest(flops=1e24, data=("books=1",)), "unknown kind of data 'books'; known: text"),
