@@ -45,6 +45,7 @@ def plan_budget(request: BudgetRequest) -> dict[str, Any]:
             f"--inference-tokens {request.inference_tokens:g} needs --quality-of N: as good as which model?"
         )
     not_negative("--inference-tokens", request.inference_tokens)
+    not_negative("--seed", request.seed)
     has_place(request.picture)
     known = _known(request)
     answer = {**asdict(known.law), **known.report}
@@ -66,7 +67,7 @@ def plan_budget(request: BudgetRequest) -> dict[str, Any]:
     if request.picture is not None:
         from geminid.plan import pictures
 
-        pictures.budget(request.picture, known.law, known.runs, plan and plan[:2], request.flops)
+        pictures.budget(request.picture, known.law, known.runs, plan and plan[:2])
     return answer
 
 
@@ -157,14 +158,14 @@ def _data(request: BudgetRequest, needed: float | None) -> dict[str, Any]:
 
 def _cost(request: BudgetRequest, flops: Interval | None) -> dict[str, Any]:
     if request.chip is None:
-        if request.price or request.chips is not None or request.mfu:
+        if any(each is not None for each in (request.price, request.chips, request.mfu)):
             raise ValueError("a cost needs a chip; give --chip v4, v5e, v5p, v6e or its peak FLOP/s such as 989e12")
         return {}
     if flops is None:
         raise ValueError(f"the cost on {request.chip} is of a plan; give --flops F or --quality-of N")
     if request.mfu is None:
         raise ValueError(f"the cost on {request.chip} needs --mfu, such as --mfu 0.4:0.5")
-    price = Interval.parse("--price", request.price) if request.price else None
+    price = Interval.parse("--price", request.price) if request.price is not None else None
     mfu, goodput = cost.fraction("--mfu", request.mfu), cost.fraction("--goodput", request.goodput)
     rates = cost.Rates(cost.peak_flops(request.chip), mfu, goodput, price)
     return {"cost": {"chip": request.chip, **cost.cost(flops, rates, request.chips)}}

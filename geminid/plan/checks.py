@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import errno
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+LARGEST = 1e40  # of anything counted here; more is a mistake, and powers of it leave the floating-point range
+
 
 def positive(name: str, value: float) -> float:
-    """`value` if it is a finite number above zero; ValueError otherwise."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is {value:g}; it must be a finite number above 0")
+    """`value` if it is above zero and at most LARGEST; ValueError otherwise."""
+    if not 0 < value <= LARGEST:
+        raise ValueError(f"{name} is {value:g}; it must be above 0 and at most {LARGEST:g}")
     return value
 
 
 def not_negative(name: str, value: float) -> float:
-    """`value` if it is a finite number, 0 or above; ValueError otherwise."""
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} is {value:g}; it must be a finite number, 0 or above")
+    """`value` if it is 0 to LARGEST; ValueError otherwise."""
+    if not 0 <= value <= LARGEST:
+        raise ValueError(f"{name} is {value:g}; it must be 0 or above, at most {LARGEST:g}")
     return value
 
 

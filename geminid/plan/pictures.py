@@ -27,15 +27,15 @@ def save(figure: Figure, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def budget(path: Path, law: Law, runs: Runs | None, plan: tuple[float, float] | None, flops: float | None) -> None:
-    """Loss of compute-optimal training and loss at one budget; with runs, predicted against measured loss."""
+def budget(path: Path, law: Law, runs: Runs | None, plan: tuple[float, float] | None) -> None:
+    """Loss of compute-optimal training and, at the plan's FLOP, of every size; with runs, fitted against measured."""
     figure = Figure(figsize=(9.6, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2)
-    centre = flops or (TRAINING_FLOPS * plan[0] * plan[1] if plan else 1e22)
+    centre = TRAINING_FLOPS * plan[0] * plan[1] if plan else 1e22
     compute = np.geomspace(centre / 1e3, centre * 1e3, 121)
     left.plot(compute, [law.loss(*law.optimum(each)) for each in compute], color=_COLOURS[0], label="compute-optimal")
     if plan:
-        left.plot(TRAINING_FLOPS * plan[0] * plan[1], law.loss(*plan), "o", color=_COLOURS[1], label="the plan")
+        left.plot(centre, law.loss(*plan), "o", color=_COLOURS[1], label="the plan")
     left.set(xscale="log", xlabel="training FLOP", ylabel="loss, nats a token")
     left.legend(frameon=False)
     if runs is not None:
@@ -47,6 +47,8 @@ def budget(path: Path, law: Law, runs: Runs | None, plan: tuple[float, float] | 
         sizes = np.geomspace(best / 30, best * 30, 121)
         right.plot(sizes, law.loss(sizes, centre / (TRAINING_FLOPS * sizes)), color=_COLOURS[0])
         right.axvline(best, color="black", linewidth=0.6)
+        if plan:
+            right.plot(plan[0], law.loss(*plan), "o", color=_COLOURS[1])
         right.set(xscale="log", xlabel=f"parameters, at {centre:.3g} FLOP", ylabel="loss, nats a token")
     save(figure, path)
 

@@ -29,6 +29,7 @@ def plan_topology(request: TopologyRequest) -> dict[str, Any]:
         raise ValueError(f"--pods is {request.pods}; it must be 1 or more")
     chosen = None if request.slice is None else torus.parse(chip, request.slice)
     _check_asked_of_a_slice(request)
+    not_negative("--seed", request.seed)
     has_place(request.picture)
     answer: dict[str, Any] = {"chip": asdict(chip), "pod": _pod(chip)}
     if chosen is not None:
@@ -148,7 +149,9 @@ def _goodput(request: TopologyRequest, chosen: torus.Slice) -> dict[str, Any]:
 
 def _guaranteed(request: TopologyRequest, chip: Chip) -> dict[str, Any]:
     cube = share("--cube-availability", request.cube_availability or 0.0)
-    confidence = share("--confidence", request.confidence)
+    confidence = request.confidence
+    if not 0 < confidence < 1:
+        raise ValueError(f"--confidence is {confidence:g}; it must be above 0 and below 1, such as 0.95")
     num_cubes = _num_cubes(request, chip)
     counted_on = availability.guaranteed_cubes(num_cubes, cube, confidence)
     return {

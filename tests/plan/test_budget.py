@@ -305,6 +305,8 @@ def test_the_cost_of_serving_carries_the_fits_uncertainty(tmp_path):
         (BudgetRequest(flops=0.0), "--flops is 0"),
         (BudgetRequest(quality_of=0.0), "--quality-of is 0"),
         (BudgetRequest(quality_of=1e9, inference_tokens=-1.0), "--inference-tokens is -1"),
+        (BudgetRequest(quality_of=1e300), "--quality-of is 1e+300; it must be above 0 and at most 1e+40"),
+        (BudgetRequest(flops=1e20, seed=-1), "--seed is -1; it must be 0 or above"),
         (BudgetRequest(flops=1e20, inference_tokens=1e9), "needs --quality-of"),
         (BudgetRequest(flops=1e20, law="kaplan"), "unknown law 'kaplan'; known: hoffmann"),
         (
@@ -318,6 +320,7 @@ def test_the_cost_of_serving_carries_the_fits_uncertainty(tmp_path):
         (BudgetRequest(flops=1e20, chip="v4", mfu="0.5:0.4"), "--mfu is '0.5:0.4'; it must be one number, or LOW:HIGH"),
         (BudgetRequest(flops=1e20, chip="v4", mfu="1.5"), "--mfu is '1.5'; it must be at most 1"),
         (BudgetRequest(flops=1e20, chip="v4", mfu="0.5", price="-2"), "--price is -2"),
+        (BudgetRequest(flops=1e20, chip="v4", mfu="0.5", price=""), "--price is ''; it must be a number"),
         (BudgetRequest(flops=1e20, chip="v4", mfu="0.5", chips=0), "--chips is 0"),
         (BudgetRequest(flops=1e20, chip="h100", mfu="0.5"), "is 'h100'; it must be a number"),
         (BudgetRequest(flops=1e20, price="2"), "a cost needs a chip"),

@@ -219,7 +219,7 @@ def test_a_drain_is_what_its_rounds_add_up_to(slice_cubes, num_slices, at_once, 
         (TopologyRequest(slice="8x8x8", availability=0.9, cubes=0), "--cubes is 0"),
         (TopologyRequest(slice="2x2x2", availability=0.9), "is no block of whole cubes"),
         (TopologyRequest(cube_availability=1.5), "--cube-availability is 1.5"),
-        (TopologyRequest(cube_availability=0.5, confidence=0.0), "--confidence is 0"),
+        (TopologyRequest(cube_availability=0.5, confidence=1.0), "--confidence is 1; it must be above 0 and below 1"),
     ],
 )  # fmt: skip
 def test_an_impossible_pod_is_one_line(request_, line):

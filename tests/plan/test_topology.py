@@ -277,7 +277,7 @@ def test_a_layout_across_pods_keeps_the_heavy_axis_inside():
         (TopologyRequest(slice="4x4x4", mesh=("data=x",), traffic=("data:all-reduce:1",)), "--mesh data is 'x'"),
         (TopologyRequest(slice="4x4x4", mesh=("a=64",), traffic=("b:all-reduce:1",)), "is over 'b'; the mesh has a"),
         (TopologyRequest(slice="4x4x4", mesh=("a=64",), traffic=("a:gather:1",)), "is of the kind 'gather'; known"),
-        (TopologyRequest(slice="4x4x4", mesh=("a=64",), traffic=("a:all-reduce:-1",)), "is -1; it must be a finite"),
+        (TopologyRequest(slice="4x4x4", mesh=("a=64",), traffic=("a:all-reduce:-1",)), "is -1; it must be above 0"),
         (TopologyRequest(slice="4x4x4", mesh=("a=64", "a=1"), traffic=("a:all-reduce:1",)), "--mesh a is given twice"),
     ],
 )  # fmt: skip
