@@ -111,7 +111,7 @@ def _choose(values: np.ndarray, taken: object, room: np.ndarray) -> frozenset[in
 def _blocks(pod: Pod, shape: tuple[int, int, int]) -> Iterator[tuple[int, ...]]:
     """Every block of working neighbours of that shape in any orientation, each set of cubes once."""
     seen = set()
-    for order in sorted(set(itertools.permutations(range(3)))):
+    for order in itertools.permutations(range(3)):
         sides = [shape[axis] for axis in order]
         if any(side > whole for side, whole in zip(sides, pod.grid, strict=True)):
             continue
