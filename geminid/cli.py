@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
+from geminid.plan.requests import BudgetRequest, TopologyRequest
+
 if TYPE_CHECKING:
     from geminid.config import Recipe
 
@@ -39,6 +41,7 @@ Json = Annotated[FlagCreatePairsOff[bool], arg(help="Print the result as one JSO
 
 app = SubcommandApp()
 data = SubcommandApp()
+plan = SubcommandApp()
 
 
 def command(group: SubcommandApp, name: str) -> Callable[[Command], Command]:
@@ -165,6 +168,25 @@ def draw(
     _answer(draw_picture(prompt, style, out, run_dir, seed), json, title=str(out))
 
 
+app.command(plan, name="plan", help="Before a run: budget | topology.")
+
+
+@command(plan, "budget")
+def budget(request: Annotated[BudgetRequest, arg(name="")], json: Json = False) -> None:
+    """How large a model, how many tokens, at what cost: scaling laws, fitted or published."""
+    from geminid.plan.budget import plan_budget
+
+    _answer(plan_budget(request), json, title="budget")
+
+
+@command(plan, "topology")
+def topology(request: Annotated[TopologyRequest, arg(name="")], json: Json = False) -> None:
+    """Which TPU slice, how fast its network is, what failed cubes do to it."""
+    from geminid.plan.topology import plan_topology
+
+    _answer(plan_topology(request), json, title=f"topology of {request.chip}")
+
+
 @command(app, "recipes")
 def recipes(json: Json = False) -> None:
     """List the recipes with what to expect of each and its size."""
@@ -231,7 +253,10 @@ def _readable(value: Any, between: str = "\n") -> str:
     if isinstance(value, Mapping):
         return between.join(f"{k}: {_readable(v, ', ')}" for k, v in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(_readable(v, ", ") for v in value)
+        joined = between if value and isinstance(value[0], Mapping) else ", "
+        return joined.join(_readable(v, ", ") for v in value)
+    if value is None:
+        return "-"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
