@@ -73,7 +73,9 @@ def plan_budget(request: BudgetRequest) -> dict[str, Any]:
 
 def _known(request: BudgetRequest) -> Known:
     if request.fit is None:
-        return Known(law.get(request.law), (), None, {"law": request.law, "objective": None, "se": None})
+        # each paper's question by its own coefficients
+        name = request.law or ("sardana" if request.inference_tokens and request.flops is None else "hoffmann")
+        return Known(law.get(name), (), None, {"law": name, "objective": None, "se": None})
     if not 0 <= request.trim < 1:
         raise ValueError(f"--trim is {request.trim:g}; it must be 0 or above and below 1, such as 0.02")
     if request.replicates < 2:

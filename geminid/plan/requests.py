@@ -21,7 +21,10 @@ class BudgetRequest:
     fit: Annotated[
         Path | None, arg(metavar="CSV", help="Fit the law to finished runs: params, tokens|flops, loss.")
     ] = None
-    law: Annotated[str, arg(help="Published law: hoffmann | hoffmann-rounded | sardana | epoch.")] = "hoffmann"
+    law: Annotated[
+        str | None,
+        arg(help="hoffmann | hoffmann-rounded | sardana | epoch; hoffmann, and sardana for tokens to be served."),
+    ] = None
     trim: Annotated[float, arg(help="Share of runs left out of the fit, fewest tokens a parameter first.")] = 0.02
     replicates: Annotated[int, arg(help="Bootstrap replicates behind errors and intervals.")] = 1000
     seed: Annotated[int, arg(help="Another seed, other replicates.")] = 0

@@ -92,6 +92,13 @@ def test_the_optimum_beats_its_neighbours(name, flops):
     assert losses.min() >= chosen.loss(params, num_tokens) - 1e-12
 
 
+def test_each_papers_question_is_answered_by_its_law():
+    asked = {"flops": 1e20, "quality_of": 13e9, "inference_tokens": 2e12}
+    for request, expected in ((asked, "hoffmann"), ({**asked, "flops": None}, "sardana")):
+        assert plan_budget(BudgetRequest(**request))["law"] == expected
+        assert plan_budget(BudgetRequest(**request, law="epoch"))["law"] == "epoch"
+
+
 def test_serving_is_sardana_and_frankles():
     seven = law.serve(law.get("sardana"), 13e9, 2e12)
     assert seven.params == pytest.approx(7e9, rel=0.01)
