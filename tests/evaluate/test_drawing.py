@@ -10,7 +10,7 @@ PROMPTS, STYLES = ["apple", "dog", "sun"], ["noto", "openmoji", "noto"]
 
 
 class Painter:
-    """Draws one grey for every picture asked for, 0, 1, 2, ...; likes greys as `liking` says, by prompt and language."""
+    """Draws picture k in grey k; likes greys as `liking` says, by language and prompt."""
 
     def __init__(self, liking: np.ndarray):
         self.liking = liking  # [languages prompts candidates]
@@ -20,7 +20,7 @@ class Painter:
         for document, other in zip(prompts, unconditional, strict=True):
             draw, style, words = (segment.text for segment in document.segments)
             assert draw == "draw" and [segment.text for segment in other.segments] == ["draw", style]
-            self.asked.append((words, style))
+            self.asked.append((words, style.removeprefix("style:")))
         return np.arange(len(prompts), dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
 
     def names(self, texts):
