@@ -189,7 +189,7 @@ class Controller(Recovery):
             self._out.append(m.Save(team[copy.step // every % len(team)], self.attempt, copy))
 
     def _disagree(self) -> None:
-        """Void the attempt: gradients of a slice that is wrong are in everybody's sum."""
+        """Void the attempt: gradients of a slice that is wrong are in everybody's sum. Its shards get other owners."""
         truth = majority(self.updates)
         if truth is None:
             self._record(Finding.DISAGREEMENT, self.team, "no majority")
@@ -200,7 +200,7 @@ class Controller(Recovery):
         for name in minority:
             self.members.appoint(name, Role.STANDBY)
             self._strike(name)
-        self._begin(fresh=True)
+        self._begin()
 
     def _untangle(self) -> None:
         """Everybody lives, yet some cannot reach others: try again, then without whom it concerns most."""

@@ -253,7 +253,7 @@ class Recovery:
         self._go_back_to(newest)
         for name in active:
             self.members.appoint(name, Role.ACTIVE)
-        self._begin(fresh=self.replays > 0)
+        self._begin()
 
     def _go_back_to(self, copy: Copy) -> None:
         if self.committed is not None and copy.step < self.committed.step:

@@ -9,7 +9,8 @@
 4. No wait without a deadline: while the run goes on, the controller waits for somebody, with a timer set.
 5. A run with an intact copy that can be reached never goes back more than one step.
 6. Every committed state is that of an undisturbed run with a single slice.
-7. The run ends.
+7. Nobody is blamed who was not hit by a fault.
+8. The run ends.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from geminid.plan.slices import digest
 from geminid.runtime import messages as m
 from geminid.runtime.controller import Controller
 
-
+BLAMING = (m.Finding.DISAGREEMENT, m.Finding.TRANSIENT, m.Finding.STICKY, m.Finding.WITNESS)
 PATIENCE_S = 10.0  # a slice that hung until just now could not be reached when the roll was called
 
 
@@ -78,6 +79,8 @@ class Watcher:
             require(command.cursor == command.base.step * self.sim.policy.num_shards, "the data cursor is off")
         elif isinstance(command, m.Update):
             self._updates[command.attempt][command.slice] = command
+        elif isinstance(command, m.Record) and command.finding in BLAMING and not command.detail.startswith("no "):
+            require(self.tainted >= set(command.slices), f"an innocent is blamed: {command}")
         elif isinstance(command, m.Wait):
             require(command.deadline_s > 0 and bool(command.for_whom), f"a wait for nobody or without end: {command}")
             self._timers[incarnation].add(command.wait)
