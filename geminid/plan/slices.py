@@ -156,30 +156,26 @@ class SimulatedSlice:
             self._order = command
             self._work()
 
-    def _lacking(self, order: m.Compute) -> int | None:
-        for shard in order.shards:
-            if shard not in self.at_hand or self.at_hand[shard][0] < order.since:
-                return shard
-        return None
-
     def _work(self) -> None:
+        """One piece of work at a time: what has begun is finished, whatever is asked meanwhile."""
         order = self._order
         if self._working or order is None:
             return
-        shard = self._lacking(order)
-        if shard is not None:
+        lacking = [s for s in order.shards if s not in self.at_hand or self.at_hand[s][0] < order.since]
+        if lacking:
             self._working = True
-            self._after(self.sim.costs.shard_s, self._finish_shard, order, shard)
+            self._after(self.sim.costs.shard_s * len(lacking), self._finish_work, order, lacking)
             return
         self._order = None
         mine = tuple((shard, self.at_hand[shard][1]) for shard in order.shards)
         suspicious = tuple(shard for shard in order.shards if self.at_hand[shard][2])
         self._answer(m.Computed(self.name, order.attempt, mine, suspicious), order.attempt)
 
-    def _finish_shard(self, order: m.Compute, shard: int) -> None:
+    def _finish_work(self, order: m.Compute, shards: list[int]) -> None:
         self._working = False
         if self.held is not None and self.held.copy == order.base:
-            self.at_hand[shard] = (order.attempt, *self._gradient(order.cursor, shard))
+            for shard in shards:
+                self.at_hand[shard] = (order.attempt, *self._gradient(order.cursor, shard))
         self._work()
 
     def _gradient(self, cursor: int, shard: int) -> tuple[int, bool]:

@@ -14,6 +14,7 @@ from geminid.plan.simulator import Costs, Network, Simulation
 from geminid.plan.slices import SimulatedSlice, trajectory
 from geminid.runtime import messages as m
 from geminid.runtime.controller import Controller
+from geminid.runtime.goodput import Bookkeeper, Ledger
 from geminid.runtime.messages import Deadlines, Policy
 from tests.simulation.invariants import Broken, Excused, Watcher
 
@@ -46,7 +47,9 @@ class Schedule(Simulation):
         super().__init__(policy, costs, network, rng)
         self.tainted: set[str] = set()  # slices that a fault has hit
         self.watcher = Watcher(self, self.tainted, reference(policy.num_shards, policy.num_steps))
-        self.watchers.append(self.watcher)
+        self.ledger = Ledger()
+        self.bookkeeper = Bookkeeper(self.ledger, policy.slices)
+        self.watchers += [self.watcher, self.keep_books]
         self.num_corrupted = self.num_integrity_faults = self.num_cuts = 0
         self.cut: set[frozenset[str]] = set()
         self.triggers: list[tuple[type, int, Callable[[str], None]]] = []  # at the n-th command of a type
@@ -59,6 +62,10 @@ class Schedule(Simulation):
         self.length_s = policy.num_steps * (costs.shard_s * policy.num_shards / num_slices + 1.5)
         for _ in range(rng.choice([0, 1, 1, 2, 2, 3, 4])):
             rng.choice(FAULTS)(self)
+
+    def keep_books(self, now: int, controller: Controller, event: m.Event, commands: list[m.Command]) -> None:
+        if controller.attempt.controller == self.newest:
+            self.bookkeeper.on(now, controller, event, commands)
 
     def boot(self, device: str, computes: bool = True) -> None:
         self._num_started += 1
@@ -287,7 +294,8 @@ def run_schedule(seed: int, make: Callable[[Policy, int], Controller] = Controll
 
 
 def _ending(schedule: Schedule) -> str:
-    result, policy = schedule.result, schedule.policy
+    result, policy, ledger = schedule.result, schedule.policy, schedule.ledger
+    assert sum(ledger.totals(schedule.now).values()) == ledger.elapsed_ns(schedule.now), "time is lost or counted twice"
     if isinstance(result, m.Finish):
         last = reference(policy.num_shards, policy.num_steps)[-1]
         assert (result.copy.step, result.copy.digest) == (policy.num_steps, last), "not the undisturbed run's end"
