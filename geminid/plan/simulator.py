@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,7 @@ class Simulation:
         self.records: list[tuple[int, m.Record]] = []
         self.result: m.Finish | m.Fail | None = None
         self.watchers: list[Callable[[int, Controller, Event, list[Command]], None]] = []
+        self.looked_up: tuple[int, m.Attempt] | None = None  # when all promised gradients were last found at hand
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._num_posted = 0
         self.num_lost_messages = 0
@@ -76,7 +77,8 @@ class Simulation:
             if self.result is not None:
                 return
             assert self._heap, "the run stands still: nothing is left that could happen"
-            self.now, _, call, args = heapq.heappop(self._heap)
+            time, _, call, args = heapq.heappop(self._heap)
+            self.now = max(self.now, time)  # deadlines that mean nothing any more may have been jumped over
             call(*args)
         raise AssertionError(f"no end after {max_events} events")
 
@@ -127,7 +129,7 @@ class Simulation:
             watch(self.now, controller, event, commands)
         self.carry_out(incarnation, commands)
 
-    def carry_out(self, incarnation: int, commands: Iterable[Command]) -> None:
+    def carry_out(self, incarnation: int, commands: Sequence[Command]) -> None:
         """What a driver does."""
         for command in commands:
             if isinstance(command, m.Wait):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,8 @@ def gradient(state: int, position: int) -> int:
     return mix([state, position])
 
 
-def updated(state: int, gradients: Iterable[int]) -> int:
+@functools.lru_cache(maxsize=8)  # all slices add the same
+def updated(state: int, gradients: tuple[int, ...]) -> int:
     """The next state; `gradients` in shard order."""
     return mix([state, *gradients])
 
@@ -49,7 +51,7 @@ def trajectory(num_shards: int, num_steps: int) -> list[int]:
     state = first_state()
     digests = [digest(state)]
     for step in range(num_steps):
-        state = updated(state, [gradient(state, step * num_shards + shard) for shard in range(num_shards)])
+        state = updated(state, tuple(gradient(state, step * num_shards + shard) for shard in range(num_shards)))
         digests.append(digest(state))
     return digests
 
@@ -202,19 +204,21 @@ class SimulatedSlice:
     def _exchange(self, command: m.Update) -> None:
         if command.attempt != self.seen or self.held is None or self.held.copy != command.base:
             return
-        gradients = []
-        for shard, (owner, promised) in enumerate(zip(command.owners, command.digests, strict=True)):
-            peer = self.sim.slices.get(owner)
+        peers = {owner: self.sim.slices.get(owner) for owner in command.owners}
+        for owner, peer in peers.items():
             if peer is None or peer.hung or not self.sim.linked(self.name, owner):
                 patience = 0.0 if peer is None else command.exchange_s
                 self._after(patience, self._answer, m.Stuck(self.name, command.attempt, owner), command.attempt)
                 return
-            at_hand = peer.at_hand.get(shard)
-            if at_hand is None or at_hand[1] != promised:
-                self._answer(m.Stuck(self.name, command.attempt, owner), command.attempt)
-                return
-            gradients.append(at_hand[1])
-        state = updated(self.held.state, gradients)
+        if self.sim.looked_up != (self.sim.now, command.attempt):  # else another slice saw the same at this instant
+            for shard, (owner, promised) in enumerate(zip(command.owners, command.digests, strict=True)):
+                peer = peers[owner]
+                at_hand = peer.at_hand.get(shard) if peer is not None else None
+                if at_hand is None or at_hand[1] != promised:
+                    self._answer(m.Stuck(self.name, command.attempt, owner), command.attempt)
+                    return
+            self.sim.looked_up = (self.sim.now, command.attempt)
+        state = updated(self.held.state, command.digests)
         if self.spoil_update is not None:
             state = self.spoil_update(state)
         self.new = Held(self.held.step + 1, state, digest(state))

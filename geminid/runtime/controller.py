@@ -111,7 +111,7 @@ class Controller(Recovery):
         lacking = max(0, self.policy.copies - len(active) - len(purposes))
         purposes |= dict.fromkeys([*self.members.keepers, *spare][:lacking], Purpose.KEEP)
         for k, (name, purpose) in enumerate(purposes.items()):
-            turn = (k + self.attempt.number) % len(active)  # another source next time
+            turn = (k + self.step) % len(active)  # nobody serves all
             self._fetch(name, Guest(purpose, active[turn:] + active[:turn], copy))
 
     def _audit_is_due(self) -> bool:

@@ -164,9 +164,11 @@ class Bookkeeper:
             self._write_off(device, at_ns)
             self._active.pop(event.slice, None)
             self.ledger.enter(device, Activity.START_UP, at_ns)
-        elif not isinstance(event, m.Computed | m.Updated | m.Recomputed | m.Fetched):
-            return
-        elif event.attempt != self._attempt or event.slice not in self.devices:
+        elif (
+            not isinstance(event, m.Computed | m.Updated | m.Recomputed | m.Fetched)
+            or event.attempt != self._attempt
+            or event.slice not in self.devices
+        ):
             return
         elif not isinstance(event, m.Fetched):
             resting = Provisional.WAIT if event.slice in self._active else Activity.IDLE
@@ -220,8 +222,10 @@ class Bookkeeper:
 
     def _note_hold(self, at_ns: int, controller: Controller) -> None:
         """All gradients are there, and the update waits for a guest or an opinion."""
+        if controller.phase is not Phase.GRADIENTS:
+            return
         awaited = {pending.what for pending in controller.waits.values()}
-        if controller.phase is not Phase.GRADIENTS or not awaited or Waiting.GRADIENTS in awaited:
+        if Waiting.GRADIENTS in awaited:
             return
         holding = Activity.STATE_FETCH if Waiting.FETCHES in awaited else Activity.AUDIT
         for name in self._active:

@@ -132,11 +132,16 @@ class Recovery:
         self._roll_call()
 
     def _on_hello(self, event: m.Hello) -> None:
-        if self.members.welcome(event) and self.phase is Phase.SHORT:
-            self._begin()
+        if self.members.welcome(event):
+            self._begin_if_short()
 
     def _on_repaired(self, event: m.Repaired) -> None:
-        if self.members.repaired(event.device) and self.phase is Phase.SHORT:
+        if self.members.repaired(event.device):
+            self._begin_if_short()
+
+    def _begin_if_short(self) -> None:
+        enough = len(self.members.active) + len(self.members.standbys) >= self.policy.min_slices
+        if self.phase is Phase.SHORT and enough:
             self._begin()
 
     def _on_lost(self, event: m.Lost) -> None:
