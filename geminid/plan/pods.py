@@ -81,6 +81,8 @@ class Pods(Simulation):
         self.broken: list[list[int]] = [[] for _ in range(inputs.pods)]  # when each broken cube will be repaired
         self.process: list[str | None] = [None] * inputs.pods
         self.num_interruptions = 0
+        self.quarters: list[float] = []  # goodput of each quarter of the days
+        self._waiting: set[int] = set()  # pods without cubes enough
         self._boots = [0] * inputs.pods  # how often each pod was told to start
         self._ahead: list[int] = []  # times of what happens to machines, a heap
         self._begin()
@@ -105,10 +107,14 @@ class Pods(Simulation):
                 1.0, self.inputs.shard_s / max(self.inputs.fetch_s, DELAY_S)
             )  # done before the gradients are
         self.start_controller(0, SkippingController)
-        self._at(self.inputs.days * DAY_S, self._end)
+        for quarter in range(1, 5):
+            self._at(self.inputs.days * DAY_S * quarter / 4, self._end_quarter)
 
-    def _end(self) -> None:
-        self.result = m.Finish(Copy(0, None))
+    def _end_quarter(self) -> None:
+        so_far = self.ledger.goodput(self.inputs.pods, 0, self.now) * (len(self.quarters) + 1)
+        self.quarters.append(so_far - sum(self.quarters))
+        if len(self.quarters) == 4:
+            self.result = m.Finish(Copy(0, None))
 
     # --- machines ---
 
@@ -135,7 +141,7 @@ class Pods(Simulation):
 
     def _repair_cube(self, pod: int) -> None:
         self.broken[pod].pop(0)
-        if self.process[pod] is None:
+        if pod in self._waiting:
             self._replace(pod)
 
     def _break_switch(self, pod: int) -> None:
@@ -184,9 +190,11 @@ class Pods(Simulation):
         device = f"pod{pod}"
         spares = self.inputs.spare_cubes if self.rewired else 0
         if len(self.broken[pod]) > spares:
+            self._waiting.add(pod)
             heapq.heappush(self._ahead, self.broken[pod][0])
             self.ledger.enter(device, Activity.IDLE, self.now)
             return
+        self._waiting.discard(pod)
         warm = self.strategy is Strategy.ELASTIC and spares > 0
         restart_s = self.inputs.warm_restart_s if warm else self.inputs.restart_s
         self._boots[pod] += 1

@@ -35,6 +35,13 @@ PRESETS = {
 }
 
 
+def preset(name: str) -> Rates:
+    """Published failure rates by name. Raises ValueError for another name."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown failure rates {name!r}; known: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
 @dataclass(frozen=True)
 class Inputs:
     """A run and the machines under it; seconds unless the name says otherwise.

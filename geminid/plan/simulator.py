@@ -155,7 +155,7 @@ class Simulation:
             self.num_lost_messages += 1
             return
         low, high = network.delay_s
-        self.after(low + (high - low) * chance(), deliver, *args)
+        self.after(low + (high - low) * chance() if high > low else low, deliver, *args)
         if network.repetition and chance() < network.repetition:
             self.after(low + (high - low) * chance() * 20, deliver, *args)  # so late that it means an older attempt
 

@@ -226,8 +226,7 @@ class SimulatedSlice:
 
     def _fetch(self, command: m.Fetch) -> None:
         before, self._fetching = self._fetching, command
-        if self._adopt(command.copy):
-            assert self.held is not None
+        if self._adopt(command.copy) and self.held is not None and digest(self.held.state) == command.copy.digest:
             self._arrive(command.copy, command.source, self.held.state)
         elif before is None or (before.copy, before.source) != (command.copy, command.source):
             costs = self.sim.costs

@@ -97,9 +97,11 @@ class Controller(Recovery):
         self.phase = Phase.GRADIENTS
         self._since = self.attempt if fresh else self._since
         self.owners = assign(self.policy.num_shards, active, self.owners)
-        shards = {name: tuple(k for k, owner in enumerate(self.owners) if owner == name) for name in active}
-        for name in active:
-            self._out.append(m.Compute(name, self.attempt, self.committed, self.cursor, shards[name], self._since))
+        shards: dict[str, list[int]] = {name: [] for name in active}
+        for shard, owner in enumerate(self.owners):
+            shards[owner].append(shard)
+        for name, mine in shards.items():
+            self._out.append(m.Compute(name, self.attempt, self.committed, self.cursor, tuple(mine), self._since))
         self._expect(Waiting.GRADIENTS, active, self.policy.deadlines.shard_s * max(map(len, shards.values())))
         self._invite(self.committed, active, joiners, standbys[len(joiners) :])
 

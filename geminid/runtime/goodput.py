@@ -67,7 +67,8 @@ class Ledger:
         """From now on the device does this; the first call opens its account."""
         account = self.accounts.setdefault(device, Account(at_ns, doing, at_ns))
         assert at_ns >= account.since_ns, f"{device} at {at_ns}, after {account.since_ns}"
-        account.spent_ns[account.doing] += at_ns - account.since_ns
+        spent = account.spent_ns
+        spent[account.doing] = spent.get(account.doing, 0) + at_ns - account.since_ns
         account.doing, account.since_ns = doing, at_ns
 
     def doing(self, device: str) -> Activity | Provisional:
@@ -126,6 +127,8 @@ class Bookkeeper:
     def on(self, at_ns: int, controller: Controller, event: Event, commands: list[Command]) -> None:
         """After `controller.on(event)` gave `commands`."""
         self._note_event(at_ns, event)
+        if not commands and controller.phase is not Phase.GRADIENTS:
+            return
         commits = [command for command in commands if isinstance(command, m.Commit)]
         for commit in commits:
             classes = dict.fromkeys(Provisional, self.activity(commit.copy.step))

@@ -237,7 +237,7 @@ class Commit:
 class Fetch:
     """Get the state `copy` from `source`, digest it, keep it if the digest fits; answer `Fetched`.
 
-    Who has this very state already answers at once.
+    Who holds this very state, and finds by digest that it still does, answers at once.
     """
 
     slice: str
