@@ -246,8 +246,8 @@ class Pods(Simulation):
 
     def _is_quiet(self, commands: Sequence[Command]) -> bool:
         """A step begins that nothing disturbs: everybody is alive, nobody joins."""
-        if not any(isinstance(command, m.Compute) for command in commands):
-            return False
+        if not any(isinstance(command, m.Commit) for command in commands):
+            return False  # an attempt at the same step again: some gradients may be at hand
         controller = self.controllers[0]
         waits = [pending.what for pending in controller.waits.values()]
         joining = any(guest for guest in controller.guests if guest != "memory")
