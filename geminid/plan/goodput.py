@@ -71,7 +71,7 @@ def checkpoint_intervals(inputs: Inputs) -> dict[str, Any]:
     young = inputs.young_interval_s
     if math.isinf(young) or young == 0:
         return {"young_s": young, "daly_s": inputs.daly_interval_s, "best_s": young, "goodput": {}}
-    long = dataclasses.replace(inputs, days=min(inputs.days, 4 * _scan_days(inputs)))
+    long = dataclasses.replace(inputs, days=min(inputs.days, 3 * _scan_days(inputs)))
     found = {
         round(young * factor): statistics.fmean(_goodput(long, Strategy.DISK, seed, young * factor) for seed in (0, 1))
         for factor in INTERVALS

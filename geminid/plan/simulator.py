@@ -59,7 +59,6 @@ class Simulation:
         self.looked_up: tuple[int, m.Attempt] | None = None  # when all promised gradients were last found at hand
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._num_posted = 0
-        self.num_lost_messages = 0
 
     # --- time ---
 
@@ -127,7 +126,8 @@ class Simulation:
         commands = controller.on(event)
         for watch in self.watchers:
             watch(self.now, controller, event, commands)
-        self.carry_out(incarnation, commands)
+        if commands:
+            self.carry_out(incarnation, commands)
 
     def carry_out(self, incarnation: int, commands: Sequence[Command]) -> None:
         """What a driver does."""
@@ -152,7 +152,6 @@ class Simulation:
     def _post(self, deliver: Callable[..., None], *args: Any) -> None:
         network, chance = self.network, self.rng.random
         if network.loss and chance() < network.loss:
-            self.num_lost_messages += 1
             return
         low, high = network.delay_s
         self.after(low + (high - low) * chance() if high > low else low, deliver, *args)

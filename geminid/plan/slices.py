@@ -204,7 +204,7 @@ class SimulatedSlice:
     def _exchange(self, command: m.Update) -> None:
         if command.attempt != self.seen or self.held is None or self.held.copy != command.base:
             return
-        peers = {owner: self.sim.slices.get(owner) for owner in command.owners}
+        peers = {owner: self.sim.slices.get(owner) for owner in dict.fromkeys(command.owners)}
         for owner, peer in peers.items():
             if peer is None or peer.hung or not self.sim.linked(self.name, owner):
                 patience = 0.0 if peer is None else command.exchange_s

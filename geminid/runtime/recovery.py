@@ -341,12 +341,13 @@ class Recovery:
             self._tries += 1
             self._renew()
             self._expect(Waiting.COPIES, self._sources, self.policy.deadlines.report_s)  # then they are asked again
-        else:
-            if not in_memory:
-                bad = self.checkpoints.pop()
-                self._disk_was_bad = True
-                self._record(Finding.BAD_COPY, [m.DISK], f"the checkpoint of step {bad.step}")
+        elif in_memory:
             self._restore_from_disk()
+        else:
+            bad = self.checkpoints.pop()
+            self._disk_was_bad = True
+            self._record(Finding.BAD_COPY, [m.DISK], f"the checkpoint of step {bad.step}")
+            self._roll_call()  # an older one may be older than what is in memory
 
     def _replay(self, again: Callable[[], None]) -> None:
         self.replays += 1

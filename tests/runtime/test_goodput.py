@@ -49,21 +49,17 @@ def run(slices: int, standbys: int, steps: int, *, kill_at_s: float | None = Non
     return simulation, ledger
 
 
-def seconds(ledger: Ledger, now: int) -> dict[str, dict[str, float]]:
-    return ledger.table(now)
-
-
 def test_an_undisturbed_run_is_useful_but_for_its_start():
     simulation, ledger = run(slices=2, standbys=0, steps=3)
     assert simulation.now == (5 + 3 * 2) * NS
-    assert seconds(ledger, simulation.now)["d0"] == {"useful step": 6.0, "start-up": 5.0}
+    assert ledger.table(simulation.now)["d0"] == {"useful step": 6.0, "start-up": 5.0}
     assert ledger.goodput(2, 0, simulation.now) == 6 / 11
 
 
 def test_a_lost_slice_costs_its_detection_and_makes_steps_degraded():
     """Killed 0.5 s into the second step: its shard is computed by the other one, 0.5 s after that is done."""
     simulation, ledger = run(slices=2, standbys=0, steps=3, kill_at_s=7.5)
-    rows = seconds(ledger, simulation.now)
+    rows = ledger.table(simulation.now)
     # d0: 1 s gradients (the loss is heard as they end), 1 s the lost shard, 1 s update; then a step of 3 s
     assert simulation.now == (5 + 2 + 3 + 3) * NS
     assert rows["d0"] == {"useful step": 2.0, "degraded step": 6.0, "start-up": 5.0}
@@ -74,7 +70,7 @@ def test_a_lost_slice_costs_its_detection_and_makes_steps_degraded():
 def test_a_standby_fetches_while_the_others_go_on():
     """The fetch of 4 s outlasts the gradients (1 s at hand, 1 s of the lost shard): the rest is waited for."""
     simulation, ledger = run(slices=2, standbys=1, steps=3, kill_at_s=7.5)
-    rows = seconds(ledger, simulation.now)
+    rows = ledger.table(simulation.now)
     assert simulation.now == (5 + 2 + (1 + 4 + 1) + 2) * NS
     assert rows["d0"] == {"useful step": 4.0, "degraded step": 3.0, "state fetch": 3.0, "start-up": 5.0}
     assert rows["d2"] == {"idle": 8.0, "state fetch": 4.0, "degraded step": 1.0, "useful step": 2.0}

@@ -50,7 +50,7 @@ class Schedule(Simulation):
         self.ledger = Ledger()
         self.bookkeeper = Bookkeeper(self.ledger, policy.slices)
         self.watchers += [self.watcher, self.keep_books]
-        self.num_corrupted = self.num_integrity_faults = self.num_cuts = 0
+        self.num_corrupted = self.num_integrity_faults = 0
         self.cut: set[frozenset[str]] = set()
         self.triggers: list[tuple[type, int, Callable[[str], None]]] = []  # at the n-th command of a type
         self._num_started = 0
@@ -171,7 +171,6 @@ def cut_link(s: Schedule) -> None:
         if len(s.slices) > 1:
             pair = frozenset(s.rng.sample(sorted(s.slices), 2))
             s.cut.add(pair)
-            s.num_cuts += 1
             s.after(s.rng.uniform(1.0, 20.0), s.cut.discard, pair)
 
     s.at_random(now)

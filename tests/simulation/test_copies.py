@@ -38,7 +38,6 @@ def states() -> list[int]:
     sim.watchers.append(lambda *_: slice.held and found.update({slice.held.step: slice.held.state}))
     sim.start_controller(0)
     sim.run()
-    sim.after(1.0, slice.run, lambda: None)
     return [found[step] for step in range(STEPS)]
 
 
@@ -109,6 +108,18 @@ def test_a_bad_checkpoint_is_passed_over_for_an_older_one():
     sim.disk = {Copy(1, digest(STATES[1])): STATES[1], Copy(2, digest(STATES[2])): STATES[2] ^ 1}
     records = finish(sim)
     assert any(r.finding is Finding.BAD_COPY and r.slices == (m.DISK,) for r in records)
+
+
+def test_a_bad_checkpoint_is_passed_over_for_a_copy_in_memory_that_is_newer_than_the_next():
+    sim = simulation()
+    holding(sim, "a", 3)
+    sim.start_slice("b", "b")
+    sim.disk = {Copy(1, digest(STATES[1])): STATES[1], Copy(4, digest(STATES[4])): STATES[4] ^ 1}
+    steps: list[int] = []
+    sim.watchers.append(lambda now, controller, event, commands: steps.append(controller.step))
+    records = finish(sim)
+    assert any(r.finding is Finding.BAD_COPY and r.slices == (m.DISK,) for r in records)
+    assert min(step for step in steps if step) == 3
 
 
 def test_with_everything_bad_there_is_one_clear_error_and_nothing_is_overwritten():
