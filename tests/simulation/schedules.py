@@ -191,7 +191,7 @@ def flip_bit(s: Schedule) -> None:
 
 def spoil_update(s: Schedule) -> None:
     sticky = s.rng.random() < 0.3
-    victim, bit = s.rng.choice(sorted(s.slices)), 1 << s.rng.randrange(64)
+    victim, bits = s.rng.choice(sorted(s.slices)), s.rng.getrandbits(64) | 1  # two alike would outvote what is right
 
     def spoil(state: int) -> int:
         slice = s.slices[victim]
@@ -199,14 +199,14 @@ def spoil_update(s: Schedule) -> None:
             slice.spoil_update = None
         s.num_integrity_faults += 1
         s.tainted.add(victim)
-        return state ^ bit
+        return state ^ bits
 
     s.at_random(lambda: victim in s.slices and setattr(s.slices[victim], "spoil_update", spoil))
 
 
 def spoil_gradient(s: Schedule) -> None:
     """A wrong gradient that shows: by a spike, or because this very shard is audited."""
-    sticky, victim, bit = s.rng.random() < 0.3, s.rng.choice(sorted(s.slices)), 1 << s.rng.randrange(64)
+    sticky, victim, bits = s.rng.random() < 0.3, s.rng.choice(sorted(s.slices)), s.rng.getrandbits(64) | 1
     every = s.policy.audit_every
     silent = every is not None and not sticky and s.rng.random() < 0.5
 
@@ -218,7 +218,7 @@ def spoil_gradient(s: Schedule) -> None:
             slice.spoil_gradient = None
         s.num_integrity_faults += 1
         s.tainted.add(victim)
-        return value ^ bit, not silent
+        return value ^ bits, not silent
 
     s.at_random(lambda: victim in s.slices and setattr(s.slices[victim], "spoil_gradient", spoil))
 
