@@ -168,7 +168,7 @@ def draw(
     _answer(draw_picture(prompt, style, out, run_dir, seed), json, title=str(out))
 
 
-app.command(plan, name="plan", help="Before a run: budget | topology.")
+app.command(plan, name="plan", help="Before a run: budget | topology | goodput.")
 
 
 @command(plan, "budget")
@@ -185,6 +185,41 @@ def topology(request: Annotated[TopologyRequest, arg(name="")], json: Json = Fal
     from geminid.plan.topology import plan_topology
 
     _answer(plan_topology(request), json, title=f"topology of {request.chip}")
+
+
+@command(plan, "goodput")
+def plan_goodput(
+    pods: Annotated[int, arg(help="SuperPods of 4096 chips, 1 to 16.")] = 8,
+    days: Annotated[float, arg(help="Simulated days.")] = 90.0,
+    seeds: Annotated[int, arg(help="Independent simulations, 1 to 8.")] = 2,
+    strategy: Annotated[str, arg(help="disk, replicas or elastic: whose figure is `goodput`.")] = "elastic",
+    rates: Annotated[str, arg(help="Published failure rates: tpuv4 or llama3.")] = "tpuv4",
+    overrides: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(name="set", metavar="FIELD=VALUE", help="Another input, such as restart_s=60 or rates.machine=0.001."),
+    ] = (),
+    picture: Annotated[Path | None, arg(metavar="FILE", help="Draw the answer, as .png, .svg or .pdf.")] = None,
+    json: Json = False,
+) -> None:
+    """Simulate a run whose machines fail: goodput, where the time goes, checkpoint interval, spare cubes."""
+    from geminid.overrides import override
+    from geminid.plan import goodput_views as views
+    from geminid.plan.goodput import plan_goodput as simulate
+    from geminid.plan.goodput import strategy_named
+    from geminid.plan.rates import Inputs, preset
+
+    if picture is not None:
+        views.check_picture(picture)
+    inputs = override(Inputs(pods=pods, days=days, rates=preset(rates)), overrides)
+    result = simulate(inputs, seeds, strategy_named(strategy))
+    if picture is not None:
+        views.draw(result, picture)
+    if json:
+        _answer(result, json, title="goodput")
+        return
+    from rich.console import Console
+
+    Console(markup=False, highlight=False).print(*views.tables(result), sep="\n")
 
 
 @command(app, "recipes")
