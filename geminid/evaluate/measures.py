@@ -19,6 +19,7 @@ REFERENCE_LABELS = {
     "shuffled": "shuffled control",
     "bag_of_frames": "bag of frames",
     "middle_frame": "middle frame",
+    "first": "without choosing",
 }
 
 
@@ -164,8 +165,9 @@ GROUPS: tuple[tuple[str, tuple[Measure, ...]], ...] = (
             Measure(
                 "drawing_recognised",
                 "Drawings that the judge recognises",
-                "Drawings of (concept, style) pairs never seen; the judge is a classifier of its own, trained on"
-                " real pictures only, and its first guess counts.",
+                "Drawings of (concept, style) pairs never seen: of several, the one that the model itself calls"
+                " likeliest by the prompt. The judge is a classifier of its own, trained on real pictures only; its"
+                " first guess counts.",
                 (Bar("at least 50%", at_least=0.50),),
                 {"drawing_shuffled": "shuffled control"},
                 chance="num_concepts",
