@@ -72,18 +72,27 @@ def misread_codes(key: jax.Array, ids: jax.Array, num_codes: int, num_ids: int, 
     return jnp.where((ids >= num_ids - num_codes) & (jax.random.uniform(c, ids.shape) < share), others, ids)
 
 
+def augmented(key: jax.Array, batch: Any) -> Sensed:
+    """What a batch of `batches.packing.assemble` sees and hears, changed as in training."""
+    a, b, _, d = jax.random.split(key, 4)
+    pictures = augment.pictures(a, to_float(batch["pictures"]))
+    natural = (1.0, 1.0)  # speed: the held encoder has heard other speeds
+    mels, frames = augment.mels(b, batch["mels"], batch["frames"], natural)
+    as_it_is = jax.random.bernoulli(d, 0.5, frames.shape)  # changed ones alone: 3 points of hearing fewer
+    return Sensed(pictures, jnp.where(as_it_is[:, None, None], batch["mels"], mels), frames)
+
+
+def misread(key: jax.Array, batch: Any, recipe: Recipe, num_ids: int) -> jax.Array:
+    """int [B T]: the ids that the model reads in training, some image codes exchanged."""
+    key = jax.random.split(key, 4)[2]  # the others are for `augmented`
+    return misread_codes(key, batch["ids"], recipe.codec.num_codes, num_ids, recipe.joint.misread)
+
+
 def joint_task(recipe: Recipe, model: Model) -> Task:
     """Trains the decoder; pretrained encoders learn at `encoder_rate` of its rate, and not at all at 0."""
     rate, num_ids = recipe.joint.encoder_rate, model.decoder.embedding.shape[0]
 
     def loss(model: Model, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        a, b, c, d = jax.random.split(key, 4)
-        pictures = augment.pictures(a, to_float(batch["pictures"]))
-        natural = (1.0, 1.0)  # speed: the held encoder has heard other speeds
-        mels, frames = augment.mels(b, batch["mels"], batch["frames"], natural)
-        as_it_is = jax.random.bernoulli(d, 0.5, frames.shape)  # changed ones alone: 3 points of hearing fewer
-        mels = jnp.where(as_it_is[:, None, None], batch["mels"], mels)
-        read = misread_codes(c, batch["ids"], recipe.codec.num_codes, num_ids, recipe.joint.misread)
-        return next_id_loss(model, batch, Sensed(pictures, mels, frames), read)
+        return next_id_loss(model, batch, augmented(key, batch), misread(key, batch, recipe, num_ids))
 
     return make_task(model, loss, recipe.joint.stage, lambda path: rate if path.startswith(ENCODERS) else 1.0)
