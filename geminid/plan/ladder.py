@@ -96,17 +96,20 @@ def scaled(decoder: DecoderConfig, factor: float) -> DecoderConfig:
 
 
 def plan_rungs(recipe: Recipe, steps: Sequence[int], held_out_steps: int) -> Plan:
-    """Every width for every number of steps, the cheapest width first, and the recipe's own decoder held out.
+    """Every width for every number of steps, the smallest first, and the recipe's own decoder held out.
 
-    The rate of a width is the recipe's over the root of the factor: Muon's steps have one size an entry whatever the
-    width, so what they do to a matrix, its largest singular value, grows with the root of the width.
+    The learning rate is the recipe's, times f^(-1/2) for a width of f times the recipe's own, and times t^(-1/3) for t
+    times its steps. Muon's steps have one size an entry whatever the width, so their largest singular value grows with
+    the root of the width. Of the horizon: Bjorck et al. 2024 (arXiv 2409.19913), whose exponent is about a third.
     """
-    rate = recipe.joint.stage.optimiser.learning_rate
-    rungs = tuple(
-        Rung(scaled(recipe.decoder, factor), count, rate * factor**-0.5) for factor in WIDTHS for count in steps
-    )
-    held_out = Rung(scaled(recipe.decoder, 1), held_out_steps, rate)
-    return Plan(rungs, held_out, recipe.joint.stage.batch * recipe.joint.row_length)
+    stage = recipe.joint.stage
+
+    def rung(factor: float, count: int) -> Rung:
+        rate = stage.optimiser.learning_rate * factor**-0.5 * (count / stage.steps) ** (-1 / 3)
+        return Rung(scaled(recipe.decoder, factor), count, rate)
+
+    below = tuple(rung(factor, count) for factor in WIDTHS for count in steps)
+    return Plan(below, rung(1, held_out_steps), stage.batch * recipe.joint.row_length)
 
 
 def ready(request: LadderRequest) -> RunDir:
@@ -179,8 +182,10 @@ def plan_ladder(request: LadderRequest, run: RunDir, dataset_path: Path) -> dict
 def claim(directory: Path, recipe: Recipe, plan: Plan) -> None:
     """Notes of which recipe and which rungs a ladder is; ValueError when the directory holds another."""
     file = directory / "plan.json"
-    names = [rung.name for rung in (*plan.rungs, plan.held_out)]
-    wanted = {"recipe": recipe.fingerprint(), "rungs": names}
+    wanted = {
+        "recipe": recipe.fingerprint(),
+        "rungs": {rung.name: asdict(rung) for rung in (*plan.rungs, plan.held_out)},
+    }
     begun = read_json(file)
     if begun and begun != wanted:
         raise ValueError(

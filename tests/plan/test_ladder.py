@@ -58,7 +58,8 @@ def test_the_rungs_are_one_family_below_the_recipes_own_decoder():
     assert len(widths) >= 5 and widths[-1] < PLAN.held_out.decoder.width == DEMO.decoder.width
     assert len(PLAN.rungs) == 3 * len(widths) == len({rung.name for rung in PLAN.rungs})
     assert max(rung.steps for rung in PLAN.rungs) < PLAN.held_out.steps
-    assert PLAN.held_out.learning_rate == DEMO.joint.stage.optimiser.learning_rate
+    stage = DEMO.joint.stage
+    assert plan_rungs(DEMO, [1, 2], stage.steps).held_out.learning_rate == stage.optimiser.learning_rate
     for rung in PLAN.rungs:
         assert rung.decoder.head_dim % 2 == 0
         assert rung.decoder.num_layers == DEMO.decoder.num_layers
@@ -166,7 +167,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, expected, capsys, tmp_path
     finished_stages(tmp_path / "learning", dataclasses.replace(DEMO, joint=joint))
     begun = finished_stages(tmp_path / "begun") / "ladder"
     begun.mkdir()
-    (begun / "plan.json").write_text(json.dumps({"recipe": DEMO.fingerprint(), "rungs": ["7x9"]}))
+    (begun / "plan.json").write_text(json.dumps({"recipe": DEMO.fingerprint(), "rungs": {"7x9": {}}}))
     with pytest.raises(SystemExit) as leaving:
         main(["plan", "ladder", *words.split()])
     out, err = capsys.readouterr()
