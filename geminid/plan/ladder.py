@@ -163,11 +163,11 @@ def plan_ladder(request: LadderRequest, run: RunDir, dataset_path: Path) -> dict
         claim_data(run, dataset_path)
 
         def trainer() -> Trains:
-            from geminid.plan.rungs import Trainer
+            from geminid.plan.rungs import trainer_of
             from geminid.train.compiled import keep_compiled
 
             keep_compiled()
-            return Trainer(run, dataset_path)
+            return trainer_of(run, dataset_path)
 
         answer = climb(plan, directory, trainer, request.replicates, recipe.seed)
     write_json(directory / "ladder.json", answer)

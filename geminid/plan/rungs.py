@@ -64,18 +64,23 @@ def plain(recipe: Recipe) -> Recipe:
     )
 
 
-class Trainer:
-    """Trains rungs on a run's documents. Soft tokens are made when a rung first asks for them, and kept in memory."""
+def trainer_of(run: RunDir, dataset_path: Path) -> Trainer:
+    """Trains on what the run's joint stage reads, with its encoders."""
+    shop = Workshop(run.recipe(), run, dataset_path, lambda done: None)
+    return Trainer(shop.recipe, shop.space.size, packed_batches(shop), initial_model(shop))
 
-    def __init__(self, run: RunDir, dataset_path: Path):
-        self.recipe = run.recipe()
-        shop = Workshop(self.recipe, run, dataset_path, lambda done: None)
-        self.num_ids = shop.space.size
-        self.packed = packed_batches(shop)
-        self.batches = iter(self.packed)
+
+class Trainer:
+    """Trains rungs on packed documents. Soft tokens are made when a rung first asks for them, and kept in memory.
+
+    encoders: a model of which the encoders alone are used.
+    """
+
+    def __init__(self, recipe: Recipe, num_ids: int, packed: PackedBatches, encoders: Model):
+        self.recipe, self.num_ids, self.packed = recipe, num_ids, packed
+        self.batches = iter(packed)
         self.read: list[Batch] = []
-        self.key = jax.random.key(self.recipe.seed)
-        encoders = initial_model(shop)
+        self.key = jax.random.key(recipe.seed)
 
         def soft(sensed: Sensed) -> tuple[jax.Array, jax.Array]:
             return encoders.vision(sensed.pictures), encoders.audio(sensed.mels, sensed.frames)
