@@ -109,6 +109,8 @@ def plan_rungs(recipe: Recipe, steps: Sequence[int], held_out_steps: int) -> Pla
         return Rung(scaled(recipe.decoder, factor), count, rate)
 
     below = tuple(rung(factor, count) for factor in WIDTHS for count in steps)
+    if len({each.decoder for each in below}) < len(WIDTHS):
+        raise ValueError(f"'decoder.width' is {recipe.decoder.width}; too small for {len(WIDTHS)} smaller ones")
     return Plan(below, rung(1, held_out_steps), stage.batch * recipe.joint.row_length)
 
 
@@ -137,8 +139,11 @@ def ready(request: LadderRequest) -> RunDir:
 def steps_of(request: LadderRequest) -> list[int]:
     """The numbers of steps asked for, ascending."""
     words = request.steps.split(",")
-    if not all(word.strip().isdecimal() for word in words) or len(steps := sorted({int(word) for word in words})) < 2:
-        raise ValueError(f"--steps is '{request.steps}'; it must be at least two different whole numbers: 100,200,400")
+    if not all(word.strip().isdecimal() for word in words) or len(steps := sorted({int(word) for word in words})) < 3:
+        raise ValueError(
+            f"--steps is '{request.steps}'; it must be at least three different whole numbers, such as 100,200,400: a"
+            " power law of the tokens needs as many"
+        )
     if steps[0] < 1 or request.held_out_steps <= steps[-1]:
         raise ValueError(
             f"--steps is '{request.steps}' and --held-out-steps {request.held_out_steps}; steps are 1 or more, and the"
@@ -248,13 +253,14 @@ def read_finished(file: Path) -> dict[str, Measured]:
     if not file.is_file():
         return {}
     with file.open(newline="", encoding="utf-8") as rows:
-        found = {
-            row["rung"]: Measured(
-                row["rung"], int(row["params"]), int(row["tokens"]), *(float(row[name]) for name in LOSSES)
-            )
-            for row in csv.DictReader(rows)
-        }
-    return found
+        try:
+            found = [
+                Measured(row["rung"], int(row["params"]), int(row["tokens"]), *(float(row[name]) for name in LOSSES))
+                for row in csv.DictReader(rows)
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file} is not as the ladder wrote it ({error}); remove it") from None
+    return {each.rung: each for each in found}
 
 
 def write_finished(file: Path, finished: Iterable[Measured]) -> None:

@@ -79,7 +79,7 @@ class LadderRequest:
 
     recipe: Annotated[str, arg(help="Whose run; its encoders, codec and tokenizer must be trained.")] = "demo"
     run_dir: Annotated[Path | None, arg(metavar="DIR", help="Where that run is kept; runs/RECIPE unless given.")] = None
-    steps: Annotated[str, arg(metavar="STEPS", help="Steps that each size is trained for, at least two numbers.")] = (
+    steps: Annotated[str, arg(metavar="STEPS", help="Steps that each size is trained for, three numbers or more.")] = (
         "100,200,400"
     )
     held_out_steps: Annotated[int, arg(metavar="STEPS", help="Of the recipe's own decoder, the held-out rung.")] = 600

@@ -59,12 +59,12 @@ def test_the_rungs_are_one_family_below_the_recipes_own_decoder():
     assert len(PLAN.rungs) == 3 * len(widths) == len({rung.name for rung in PLAN.rungs})
     assert max(rung.steps for rung in PLAN.rungs) < PLAN.held_out.steps
     stage = DEMO.joint.stage
-    assert plan_rungs(DEMO, [1, 2], stage.steps).held_out.learning_rate == stage.optimiser.learning_rate
+    assert plan_rungs(DEMO, [1], stage.steps).held_out.learning_rate == stage.optimiser.learning_rate
     for rung in PLAN.rungs:
         assert rung.decoder.head_dim % 2 == 0
         assert rung.decoder.num_layers == DEMO.decoder.num_layers
         assert rung.decoder.mlp_width / rung.decoder.width == pytest.approx(512 / 192)
-    smallest = {rung.decoder for rung in plan_rungs(recipes.get("demo_fast"), [1, 2], 3).rungs}
+    smallest = {rung.decoder for rung in plan_rungs(recipes.get("demo_fast"), [1], 3).rungs}
     assert len(smallest) == len(widths)
 
 
@@ -149,12 +149,14 @@ def finished_stages(directory: Path, recipe=DEMO, leave_out: str = "") -> Path:
         ("--run-dir no-audio", "no-audio has no finished audio; `geminid train demo --run-dir no-audio` makes them"),
         ("--run-dir whole --recipe demo_fast", "whole holds a run of recipe 'demo'; give --recipe demo"),
         ("--run-dir learning", "'joint.encoder_rate' of learning is 0.1"),
-        ("--run-dir whole --steps 100", "--steps is '100'; it must be at least two different whole numbers"),
+        ("--run-dir whole --steps 100,400", "--steps is '100,400'; it must be at least three different whole numbers"),
         ("--run-dir whole --steps 100,many", "--steps is '100,many'; it must be"),
-        ("--run-dir whole --steps 0,5", "--steps is '0,5' and --held-out-steps 600; steps are 1 or more"),
+        ("--run-dir whole --steps 0,5,9", "--steps is '0,5,9' and --held-out-steps 600; steps are 1 or more"),
         ("--run-dir whole --held-out-steps 400", "--steps is '100,200,400' and --held-out-steps 400; steps are"),
         ("--run-dir whole --replicates 1", "--replicates is 1; an error takes at least 2"),
         ("--run-dir whole --picture no/such/place.png", "no/such: no such directory"),
+        ("--run-dir broken", "broken/ladder/ladder.csv is not as the ladder wrote it ("),
+        ("--run-dir narrow", "'decoder.width' is 4; too small for 5 smaller ones"),
         ("--run-dir begun", "begun/ladder holds another ladder (7x9); remove it, or ask for the same"),
     ],
 )
@@ -165,8 +167,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, expected, capsys, tmp_path
     finished_stages(tmp_path / "no-audio", leave_out="audio")
     finished_stages(tmp_path / "whole")
     finished_stages(tmp_path / "learning", dataclasses.replace(DEMO, joint=joint))
+    decoder = dataclasses.replace(DEMO.decoder, width=4, head_dim=2, mlp_width=4)
+    finished_stages(tmp_path / "narrow", dataclasses.replace(DEMO, decoder=decoder))
+    make(finished_stages(tmp_path / "broken") / "ladder").joinpath("ladder.csv").write_text("rung,params\n36x100,x\n")
     begun = finished_stages(tmp_path / "begun") / "ladder"
-    begun.mkdir()
+    make(begun)
     (begun / "plan.json").write_text(json.dumps({"recipe": DEMO.fingerprint(), "rungs": {"7x9": {}}}))
     with pytest.raises(SystemExit) as leaving:
         main(["plan", "ladder", *words.split()])

@@ -50,7 +50,7 @@ SHAPE = Shape(
     answers=60,
 )  # fmt: skip
 STREAMER = Streamer(SPACE, RECIPE.vision, RECIPE.audio, code_weight=0.4)
-RUNG = plan_rungs(RECIPE, [2, 30], 40).rungs[-1]
+RUNG = plan_rungs(RECIPE, [30], 40).rungs[-1]
 
 
 def stream_of(i: int) -> Stream:
