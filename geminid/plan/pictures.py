@@ -81,7 +81,7 @@ def ladder(path: Path, law: Law, answer: Mapping[str, Any]) -> None:
         label=label,
     )
     axes.plot(most, answer["measured_loss"], "x", color=_FAILED, markersize=9, label="measured")
-    axes.set(xscale="log", yscale="log", xlabel="positions trained on", ylabel="loss, nats an answered id")
+    axes.set(xscale="log", xlabel="positions trained on", ylabel="loss, nats an answered id")
     axes.legend(frameon=False, fontsize=8)
     save(figure, path)
 
