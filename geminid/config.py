@@ -35,7 +35,7 @@ class DataConfig:
     num_concepts: int | None = None  # None: every core concept
     extra_concepts: bool = True  # also emoji outside the core: the codec learns from them
     picture_size: int = 32  # pixels, square canvas, white background, aspect kept
-    synthetic_voices: int = 6  # renderings per (concept, language)
+    synthetic_voices: int = 12  # renderings per (concept, language)
     clip_max_s: float = 2.5  # longer recordings are left out and counted
     animation_packages: tuple[str, ...] = ("@lobehub/fluent-emoji-anim-1",)
     digit_languages: tuple[str, ...] = ("en", "es", "fr", "it", "ru")
@@ -168,14 +168,14 @@ class StageConfig:
 class MixtureConfig:
     """Relative number of documents of each task in the joint stage."""
 
-    see: float = 32
-    hear: float = 20
-    digit: float = 6
+    see: float = 36
+    hear: float = 48
+    digit: float = 10
     watch: float = 4
-    order: float = 10
-    draw: float = 12
+    order: float = 6
+    draw: float = 16
     translate: float = 4
-    few_shot: float = 16
+    few_shot: float = 10
 
 
 @dataclass(frozen=True)
@@ -185,14 +185,15 @@ class JointConfig:
     stage: StageConfig
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     row_length: int = 128  # positions of one packed row
-    max_pictures: int = 152  # picture slots of one batch
-    max_clips: int = 24  # clip slots of one batch
+    max_pictures: int = 112  # picture slots of one batch
+    max_clips: int = 50  # clip slots of one batch
     answer_share: float = 0.625  # of the positions of one batch at most carry loss: the others need no logits
     lookahead: int = 192  # documents the packer may choose from
     encoder_rate: float = 0.0  # learning-rate factor of the pretrained encoders; 0 holds them
     code_weight: float = 0.4  # loss weight of each id of a written image beside a text piece
     code_spread: float = 0.5  # quantiser levels that the target of an image code reaches around it; 0: that code alone
-    misread: float = 0.5  # at most so many of the image codes that the model reads are exchanged for random ones
+    misread_codes: float = 0.5  # at most so many of a drawing's codes are read as random ones
+    misread_words: float = 0.5  # the same for the pieces of an answer in words
     prompt_dropout: float = 0.1  # drawings without prompt, for classifier-free guidance
 
 

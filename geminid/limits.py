@@ -48,7 +48,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "joint.encoder_rate": (0, 1),
     "joint.code_weight": (0, _ANY),
     "joint.code_spread": (0, 10),
-    "joint.misread": (0, 1),
+    "joint.misread_codes": (0, 1),
+    "joint.misread_words": (0, 1),
     "joint.prompt_dropout": (0, 1),
     "judge_steps": (1, _ANY),
 }

@@ -14,7 +14,7 @@ from geminid.corpus import documents
 from geminid.document import Document
 from geminid.tokens.ids import time_tag
 
-OWN_LANGUAGE = 0.75  # share of recordings that are answered in the language that is spoken
+OWN_LANGUAGE = 0.9  # share of recordings that are answered in the language that is spoken
 SOUNDS = 0.03  # share of what the things themselves sound like among what is heard
 SPRITES = 0.7  # share of videos that are made of moving still pictures
 VIDEO_FRAMES = 4

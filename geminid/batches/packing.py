@@ -145,11 +145,12 @@ def assemble(rows: list[list[Stream]], shape: Shape, space: IdSpace) -> Batch:
 
 
 def _clip_sources(stream: Stream, num_before: int, shape: Shape) -> np.ndarray:
-    """Sources of a stream's soft audio tokens; a clip may have fewer than its slot holds."""
-    first = 1 + shape.pictures * shape.soft_per_picture
-    runs = [
-        first + (num_before + k) * shape.soft_per_clip + np.arange(count) for k, count in enumerate(stream.soft_per_mel)
-    ]
+    """Sources of a stream's soft audio tokens: the first of a clip's slot, as many as it has, and the slot's last."""
+    begin = 1 + shape.pictures * shape.soft_per_picture + num_before * shape.soft_per_clip
+    runs = []
+    for k, count in enumerate(stream.soft_per_mel):
+        within = np.append(np.arange(count - 1), shape.soft_per_clip - 1)
+        runs.append(begin + k * shape.soft_per_clip + within)
     return np.concatenate(runs) if runs else np.zeros(0, np.int32)
 
 

@@ -39,7 +39,7 @@ VARIANTS = (
     *("Denis", "Diogo", "ed", "edward2", "Gene", "grandpa", "klatt4", "max", "michel", "miguel", "pablo", "pedro"),
     *("quincy", "sandro"),
 )
-DIGIT_VOICES = 12
+DIGIT_VOICES = 20
 _RATES_WPM = (120, 200)
 _PITCHES = (20, 80)
 _PITCH_RANGES = (20, 80)
@@ -195,7 +195,7 @@ def synthetic_clips(
 
 
 def synthetic_digits(config: DataConfig, skipped: Counter[str] | None = None) -> Iterator[tuple[ClipMeta, np.ndarray]]:
-    """Digits 0 to 9 by 12 voices in each language of the config. Yields as `synthetic_clips` does, kind "digit"."""
+    """Digits 0 to 9 by 20 voices in each language of the config. Yields as `synthetic_clips` does, kind "digit"."""
     skipped = Counter() if skipped is None else skipped
     synthesiser = Synthesiser()
     for language in sorted({*config.languages, *config.digit_languages}):

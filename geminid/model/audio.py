@@ -67,7 +67,7 @@ class ResidualConv1D(nnx.Module):
 class AudioEncoder(nnx.Module):
     """Strided convolutions over time (mels are channels) with residual blocks, Conformer blocks, soft tokens.
 
-    `reduction` states make one soft token; one more, the first, is made of all of them.
+    `reduction` states make one soft token; one more, the last, is made of all of them.
     """
 
     def __init__(self, config: AudioConfig, *, rngs: nnx.Rngs):
@@ -118,12 +118,12 @@ class AudioEncoder(nnx.Module):
         return x.reshape(x.shape[0], -1, self.config.reduction * x.shape[2]) @ self.merge[...]
 
     def __call__(self, mels: Array, num_frames: Array) -> Array:
-        """Soft tokens [B 1+n D] of clips, the global one first: mels float [B frames mels], num_frames int [B]."""
+        """Soft tokens [B n+1 D] of clips, the global one last: mels float [B frames mels], num_frames int [B]."""
         return self.soft_tokens(*self.hear(mels, num_frames))
 
     def soft_tokens(self, states: Array, valid: Array) -> Array:
-        """What `hear` returned -> soft tokens [B 1+n D], the global one first: short clips need fewer of the others."""
-        return jnp.concatenate([self.pool(states, valid)[:, None], self.reduce(states)], 1)
+        """What `hear` returned -> soft tokens [B n+1 D], the global one last: short clips need fewer of the others."""
+        return jnp.concatenate([self.reduce(states), self.pool(states, valid)[:, None]], 1)
 
 
 def normalised(mels: Array, valid: Array) -> Array:

@@ -123,7 +123,7 @@ class Trainer:
         model = rung_model(recipe, self.num_ids)
 
         def loss(model: Model, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return joint.next_id_loss(model, batch, sensed(batch), joint.misread(key, batch, recipe, self.num_ids))
+            return joint.next_id_loss(model, batch, sensed(batch), joint.ids_read(key, batch, recipe, self.num_ids))
 
         task = make_task(model, loss, recipe.joint.stage)
         state = task.state

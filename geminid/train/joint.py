@@ -12,6 +12,7 @@ from geminid.config import Recipe
 from geminid.model.codec import spread_mean
 from geminid.model.multimodal import Model, Sensed, flat
 from geminid.model.vision import to_float
+from geminid.tokens.ids import special_names
 from geminid.train import augment
 from geminid.train.pretrain import Task, make_task
 
@@ -60,32 +61,34 @@ def next_id_loss(
     return loss + penalty, metrics
 
 
-def misread_codes(key: jax.Array, ids: jax.Array, num_codes: int, num_ids: int, most: float) -> jax.Array:
-    """ids int [B T] with a share of the image codes exchanged for random ones; the share of a row is 0 to `most`.
+def misread(key: jax.Array, ids: jax.Array, where: jax.Array, begin: int, end: int, most: float) -> jax.Array:
+    """ids int [B T] with some of those in [begin, end) and `where` exchanged for others in that range.
 
-    A drawing is written after its own mistakes. A model that reads true codes alone recognises a training picture by
-    its first codes, copies it, and forgets the prompt.
+    where: bool [B T]. The share of a row is 0 to `most`. An answer is written after its own mistakes, and a model that
+    reads true ones alone leans on them: it tells a drawing by its first codes and a word by its first piece, and
+    forgets what it was asked about.
     """
     a, b, c = jax.random.split(key, 3)
     share = jax.random.uniform(a, (len(ids), 1), maxval=most)
-    others = jax.random.randint(b, ids.shape, num_ids - num_codes, num_ids)
-    return jnp.where((ids >= num_ids - num_codes) & (jax.random.uniform(c, ids.shape) < share), others, ids)
+    others = jax.random.randint(b, ids.shape, begin, end)
+    chosen = where & (ids >= begin) & (ids < end) & (jax.random.uniform(c, ids.shape) < share)
+    return jnp.where(chosen, others, ids)
 
 
 def augmented(key: jax.Array, batch: Any) -> Sensed:
-    """What a batch of `batches.packing.assemble` sees and hears, changed as in training."""
-    a, b, _, d = jax.random.split(key, 4)
-    pictures = augment.pictures(a, to_float(batch["pictures"]))
-    natural = (1.0, 1.0)  # speed: the held encoder has heard other speeds
-    mels, frames = augment.mels(b, batch["mels"], batch["frames"], natural)
-    as_it_is = jax.random.bernoulli(d, 0.5, frames.shape)  # changed ones alone: 3 points of hearing fewer
-    return Sensed(pictures, jnp.where(as_it_is[:, None, None], batch["mels"], mels), frames)
+    """What a batch of `batches.packing.assemble` lets the encoders see and hear in training."""
+    pictures = augment.pictures(jax.random.split(key, 3)[0], to_float(batch["pictures"]))
+    # sounds as they are: of a held encoder that has heard them changed, changed ones taught less (docs/log.md)
+    return Sensed(pictures, batch["mels"], batch["frames"])
 
 
-def misread(key: jax.Array, batch: Any, recipe: Recipe, num_ids: int) -> jax.Array:
-    """int [B T]: the ids that the model reads in training, some image codes exchanged."""
-    key = jax.random.split(key, 4)[2]  # the others are for `augmented`
-    return misread_codes(key, batch["ids"], recipe.codec.num_codes, num_ids, recipe.joint.misread)
+def ids_read(key: jax.Array, batch: Any, recipe: Recipe, num_ids: int) -> jax.Array:
+    """int [B T]: what the decoder reads in training in place of batch["ids"], answers misread. key: as `augmented`."""
+    _, b, c = jax.random.split(key, 3)
+    first_piece, first_code = len(special_names(recipe)), num_ids - recipe.codec.num_codes
+    answers = batch["weights"] > 0
+    read = misread(b, batch["ids"], answers, first_code, num_ids, recipe.joint.misread_codes)
+    return misread(c, read, answers, first_piece, first_code, recipe.joint.misread_words)
 
 
 def joint_task(recipe: Recipe, model: Model) -> Task:
@@ -93,6 +96,6 @@ def joint_task(recipe: Recipe, model: Model) -> Task:
     rate, num_ids = recipe.joint.encoder_rate, model.decoder.embedding.shape[0]
 
     def loss(model: Model, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return next_id_loss(model, batch, augmented(key, batch), misread(key, batch, recipe, num_ids))
+        return next_id_loss(model, batch, augmented(key, batch), ids_read(key, batch, recipe, num_ids))
 
     return make_task(model, loss, recipe.joint.stage, lambda path: rate if path.startswith(ENCODERS) else 1.0)

@@ -180,9 +180,9 @@ def audio_task(recipe: Recipe, num_ids: int) -> Task:
         mels, frames = augment.mels(key, batch["mels"], batch["frames"])
         states, valid = module.encoder.hear(mels, frames)
         soft = module.encoder.soft_tokens(states, valid)
-        total, metrics = coca_loss(module.heads, soft, soft[:, 0], batch)
+        total, metrics = coca_loss(module.heads, soft, soft[:, -1], batch)
         spelled = spelling_loss(states @ module.spell[...], valid[..., 0], batch["phones"])
-        alike = likeness_loss(soft[:, 0], batch["labels"])
+        alike = likeness_loss(soft[:, -1], batch["labels"])
         total = total + SPELLING_WEIGHT * spelled + LIKENESS_WEIGHT * alike
         return total, {**metrics, "loss_spelling": spelled, "loss_likeness": alike}
 

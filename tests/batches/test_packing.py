@@ -66,9 +66,10 @@ def read(batch: dict, row: int, where: np.ndarray, shape: Shape) -> Packed:
     runs = [divmod(k - num_soft, shape.soft_per_clip) for k in soft if k >= num_soft]
     picture_slots = [slot for slot, part in slots if part == 0]
     assert slots == list(itertools.product(picture_slots, range(shape.soft_per_picture)))
-    clip_slots = [slot for slot, part in runs if part == 0]
+    clip_slots = list(dict.fromkeys(slot for slot, _ in runs))
     lengths = [sum(slot == s for s, _ in runs) for slot in clip_slots]
-    assert runs == [(slot, part) for slot, n in zip(clip_slots, lengths, strict=True) for part in range(n)]
+    expected = [(*range(n - 1), shape.soft_per_clip - 1) for n in lengths]  # the slot's last is the global one
+    assert runs == [(slot, part) for slot, parts in zip(clip_slots, expected, strict=True) for part in parts]
     return Packed(
         batch["ids"][row][where],
         batch["weights"][row][where],

@@ -96,7 +96,8 @@ def test_a_clip_has_as_many_soft_tokens_as_the_stream_gives_it(hear, mels):
         assert soft.shape == (5, AUDIO.num_soft_tokens, 16) and pooled.shape == (5, 16)
         filled = (soft != 0).any(-1)  # the rest of a slot is empty
         assert filled.sum(1).tolist() == [streamer.soft_tokens_of_clip(n) for n in frames]
-        assert (np.sort(filled, 1)[:, ::-1] == filled).all()  # the first ones
+        others = filled[:, :-1]
+        assert filled[:, -1].all() and (np.sort(others, 1)[:, ::-1] == others).all()  # the last and the first ones
 
 
 def test_what_stands_after_a_clip_is_not_heard(hear, mels):
@@ -129,14 +130,14 @@ def test_a_longer_slot_is_empty_at_its_end(hear, mels):
     """
     longer = np.concatenate([mels, np.full((len(mels), 16, 8), 7.0, np.float32)], 1)
     soft, pooled = map(np.asarray, hear(longer, FRAMES))
-    assert soft.shape[1] == 1 + 6 and np.isfinite(soft).all() and np.isfinite(pooled).all()
-    np.testing.assert_array_equal(soft[:, 1 + 4 :], 0)
-    assert (soft[0, : 1 + 4] != 0).any(-1).all()
+    assert soft.shape[1] == 6 + 1 and np.isfinite(soft).all() and np.isfinite(pooled).all()
+    np.testing.assert_array_equal(soft[:, 4:6], 0)
+    assert (soft[0, [0, 1, 2, 3, 6]] != 0).any(-1).all()
 
 
-def test_the_global_token_is_the_pooled_vector_and_comes_first(hear, mels):
+def test_the_global_token_is_the_pooled_vector_and_comes_last(hear, mels):
     soft, pooled = map(np.asarray, hear(mels, FRAMES))
-    np.testing.assert_array_equal(soft[:, 0], pooled)
+    np.testing.assert_array_equal(soft[:, -1], pooled)
 
 
 def test_pooling_takes_the_means_of_quarters():

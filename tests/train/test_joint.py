@@ -200,17 +200,19 @@ def test_the_loss_is_cross_entropy_and_z_loss():
 
 
 @pytest.mark.parametrize("most", [0.0, 0.5, 1.0])
-def test_image_codes_alone_are_misread_and_no_more_than_asked(most):
-    num_ids, num_codes, rows = 50, 20, 400
-    ids = np.random.default_rng(0).integers(0, num_ids, (rows, 64))
-    read = np.asarray(jax.jit(joint.misread_codes, static_argnums=(2, 3, 4))(jax.random.key(0), ids, 20, 50, most))
-    is_code = ids >= num_ids - num_codes
-    np.testing.assert_array_equal(read[~is_code], ids[~is_code])
-    assert (read[is_code] >= num_ids - num_codes).all() and (read < num_ids).all()
-    changed = (read != ids) & is_code
-    share = changed.sum() / is_code.sum()  # the mean of a uniform share; one in 20 is exchanged for itself
+def test_answers_within_a_range_alone_are_misread_and_no_more_than_asked(most):
+    begin, end, rows = 20, 40, 400
+    rng = np.random.default_rng(0)
+    ids, answers = rng.integers(0, 50, (rows, 64)), rng.random((rows, 64)) < 0.7
+    run = jax.jit(joint.misread, static_argnums=(3, 4, 5))
+    read = np.asarray(run(jax.random.key(0), ids, answers, begin, end, most))
+    may = answers & (ids >= begin) & (ids < end)
+    np.testing.assert_array_equal(read[~may], ids[~may])
+    assert (read[may] >= begin).all() and (read[may] < end).all()
+    changed = (read != ids) & may
+    share = changed.sum() / may.sum()  # the mean of a uniform share; one in 20 is exchanged for itself
     assert abs(share - most / 2 * 19 / 20) < 0.02
-    rate = changed.sum(1) / is_code.sum(1)
+    rate = changed.sum(1) / may.sum(1)
     assert rate.std() >= 0.9 * most * 12**-0.5 * 19 / 20  # rows differ as a uniform draw does
 
 
@@ -241,7 +243,7 @@ def test_pretrained_encoders_learn_at_their_own_rate(model, monkeypatch, rate):
     assert set(params_of(model)) == set(params_of(Parts())) | {"rows", "columns", "smear"}
     task = joint.joint_task(recipe, Parts())  # type: ignore[arg-type]
     batch = {"pictures": np.zeros((1, 32, 32, 3), np.uint8), "mels": np.zeros((1, 32, 8), np.float32)}
-    batch |= {"frames": np.full(1, 32, np.int32), "ids": np.zeros((1, 4), np.int32)}
+    batch |= {"frames": np.full(1, 32, np.int32), "ids": np.zeros((1, 4), np.int32), "weights": np.ones((1, 4))}
     state = task.state
     for _ in range(3):
         state, _ = task.step(state, batch, jax.random.key(0))
