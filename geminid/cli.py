@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
-from geminid.plan.requests import BudgetRequest, TopologyRequest
+from geminid.plan.requests import BudgetRequest, LadderRequest, TopologyRequest
 
 if TYPE_CHECKING:
     from geminid.config import Recipe
@@ -168,7 +168,7 @@ def draw(
     _answer(draw_picture(prompt, style, out, run_dir, seed), json, title=str(out))
 
 
-app.command(plan, name="plan", help="Before a run: budget | topology | goodput.")
+app.command(plan, name="plan", help="Before a run: budget | ladder | topology | goodput.")
 
 
 @command(plan, "budget")
@@ -177,6 +177,15 @@ def budget(request: Annotated[BudgetRequest, arg(name="")], json: Json = False) 
     from geminid.plan.budget import plan_budget
 
     _answer(plan_budget(request), json, title="budget")
+
+
+@command(plan, "ladder")
+def ladder(request: Annotated[LadderRequest, arg(name="")], json: Json = False) -> None:
+    """Train small decoders, fit the law, foretell the recipe's own decoder, then train that and compare."""
+    from geminid.plan.ladder import plan_ladder, ready
+
+    run = ready(request)
+    _answer(plan_ladder(request, run, _dataset_path(run.recipe())), json, title=f"ladder of {run.path}")
 
 
 @command(plan, "topology")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -50,6 +52,37 @@ def budget(path: Path, law: Law, runs: Runs | None, plan: tuple[float, float] | 
         if plan:
             right.plot(plan[0], law.loss(*plan), "o", color=_COLOURS[1])
         right.set(xscale="log", xlabel=f"parameters, at {centre:.3g} FLOP", ylabel="loss, nats a token")
+    save(figure, path)
+
+
+def ladder(path: Path, law: Law, answer: Mapping[str, Any]) -> None:
+    """Loss against tokens, a line of the law for each size and the finished rungs on it; the held-out one foretold."""
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    rungs, held_out = answer["rungs"], answer["held_out"]
+    most = held_out["tokens"]
+    tokens = np.geomspace(min(rung["tokens"] for rung in rungs), most, 61)
+    for params, colour in zip(sorted({rung["params"] for rung in rungs}), itertools.cycle(_COLOURS)):
+        measured = [(rung["tokens"], rung["loss"]) for rung in rungs if rung["params"] == params]
+        axes.plot(tokens, law.loss(params, tokens), color=colour, label=f"{params / 1e6:.2f}M parameters")
+        axes.plot(*zip(*measured, strict=True), "o", color=colour)
+    low, high = answer["predicted_interval"]
+    foretold = answer["predicted_loss"]
+    label = f"{held_out['params'] / 1e6:.2f}M, foretold"
+    axes.plot(tokens, law.loss(held_out["params"], tokens), "--", color="black", linewidth=0.8)
+    axes.errorbar(
+        most,
+        foretold,
+        [[max(foretold - low, 0)], [max(high - foretold, 0)]],
+        fmt="s",
+        color="black",
+        fillstyle="none",
+        capsize=4,
+        label=label,
+    )
+    axes.plot(most, answer["measured_loss"], "x", color=_FAILED, markersize=9, label="measured")
+    axes.set(xscale="log", xlabel="positions trained on", ylabel="loss, nats an answered id")
+    axes.legend(frameon=False, fontsize=8)
     save(figure, path)
 
 

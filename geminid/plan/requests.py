@@ -71,3 +71,17 @@ class TopologyRequest:
     ] = ()
     top: Annotated[int, arg(help="How many layouts to show, fastest first.")] = 5
     picture: Annotated[Path | None, arg(metavar="PNG", help="Draw the pod, or the goodput.")] = None
+
+
+@dataclass(frozen=True)
+class LadderRequest:
+    """Small decoders trained on the soft tokens of a run's encoders, and what they say of the run's own decoder."""
+
+    recipe: Annotated[str, arg(help="Whose run; its encoders, codec and tokenizer must be trained.")] = "demo"
+    run_dir: Annotated[Path | None, arg(metavar="DIR", help="Where that run is kept; runs/RECIPE unless given.")] = None
+    steps: Annotated[str, arg(metavar="STEPS", help="Steps that each size is trained for, three numbers or more.")] = (
+        "100,200,400"
+    )
+    held_out_steps: Annotated[int, arg(metavar="STEPS", help="Of the recipe's own decoder, the held-out rung.")] = 600
+    replicates: Annotated[int, arg(help="Bootstrap replicates behind errors and intervals.")] = 1000
+    picture: Annotated[Path | None, arg(metavar="PNG", help="Draw loss against tokens, a line for each size.")] = None

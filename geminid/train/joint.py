@@ -75,18 +75,27 @@ def misread(key: jax.Array, ids: jax.Array, where: jax.Array, begin: int, end: i
     return jnp.where(chosen, others, ids)
 
 
+def augmented(key: jax.Array, batch: Any) -> Sensed:
+    """What a batch of `batches.packing.assemble` lets the encoders see and hear in training."""
+    pictures = augment.pictures(jax.random.split(key, 3)[0], to_float(batch["pictures"]))
+    # sounds as they are: of a held encoder that has heard them changed, changed ones taught less (docs/log.md)
+    return Sensed(pictures, batch["mels"], batch["frames"])
+
+
+def ids_read(key: jax.Array, batch: Any, recipe: Recipe, num_ids: int) -> jax.Array:
+    """int [B T]: what the decoder reads in training in place of batch["ids"], answers misread. key: as `augmented`."""
+    _, b, c = jax.random.split(key, 3)
+    first_piece, first_code = len(special_names(recipe)), num_ids - recipe.codec.num_codes
+    answers = batch["weights"] > 0
+    read = misread(b, batch["ids"], answers, first_code, num_ids, recipe.joint.misread_codes)
+    return misread(c, read, answers, first_piece, first_code, recipe.joint.misread_words)
+
+
 def joint_task(recipe: Recipe, model: Model) -> Task:
     """Trains the decoder; pretrained encoders learn at `encoder_rate` of its rate, and not at all at 0."""
-    rate, num_ids, joint = recipe.joint.encoder_rate, model.decoder.embedding.shape[0], recipe.joint
-    first_piece, first_code = len(special_names(recipe)), num_ids - recipe.codec.num_codes
+    rate, num_ids = recipe.joint.encoder_rate, model.decoder.embedding.shape[0]
 
     def loss(model: Model, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        a, b, c = jax.random.split(key, 3)
-        pictures = augment.pictures(a, to_float(batch["pictures"]))
-        answers = batch["weights"] > 0
-        read = misread(b, batch["ids"], answers, first_code, num_ids, joint.misread_codes)
-        read = misread(c, read, answers, first_piece, first_code, joint.misread_words)
-        # sounds as they are: of a held encoder that has heard them changed, changed ones taught less (docs/log.md)
-        return next_id_loss(model, batch, Sensed(pictures, batch["mels"], batch["frames"]), read)
+        return next_id_loss(model, batch, augmented(key, batch), ids_read(key, batch, recipe, num_ids))
 
     return make_task(model, loss, recipe.joint.stage, lambda path: rate if path.startswith(ENCODERS) else 1.0)

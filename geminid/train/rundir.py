@@ -2,7 +2,7 @@
 
 recipe.json, tokenizer.model, names.json, stages/NAME/{checkpoints/, params.safetensors, cursor.json},
 curves/NAME.jsonl, codes.npy, timings.json, lock; the evaluation adds judge.npz, eval/, metrics.json and
-manifest.json, the demo clock.json and report.html.
+manifest.json, the demo clock.json and report.html, `plan ladder` ladder/.
 """
 
 from __future__ import annotations

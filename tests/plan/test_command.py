@@ -79,7 +79,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, capsys, tmp_path, monkeypa
 
 def test_planning_imports_no_jax_and_draws_only_when_asked():
     code = (
-        "import sys; from geminid.cli import main; main(['plan', 'budget', '--flops', '1e20', '--json']);"
+        "import sys; import geminid.plan.ladder; from geminid.cli import main;"
+        "main(['plan', 'budget', '--flops', '1e20', '--json']);"
         "main(['plan', 'topology', '--slice', '4x4x8', '--json']);"
         "print(sorted({'jax', 'matplotlib', 'flax'} & set(sys.modules)))"
     )
