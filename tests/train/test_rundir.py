@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,32 +15,46 @@ from geminid.config import Recipe, canonical_json, recipe_from_json
 from geminid.train.rundir import RunDir, read_json, write_json
 
 
-def other(value: object) -> object:
-    """A value of the same kind that differs."""
+def others(value: object) -> tuple[object, ...]:
+    """Values of the same kind that differ: a recipe refuses some of them."""
     if isinstance(value, bool):
-        return not value
-    if isinstance(value, int | float):
-        return value + 1
+        return (not value,)
+    if isinstance(value, int):
+        return value + 1, 2 * value, value // 2
+    if isinstance(value, float):
+        return value + 0.1, value / 2
     if isinstance(value, str):
-        return value + "x"
+        return value + "x", "noto"
     if value is None:
-        return 3
+        return (3,)
     assert isinstance(value, tuple), value
-    return value[:-1]
+    return (value[:-1],)
 
 
-def variants(config: object) -> list[tuple[str, object]]:
-    """(path, config with that one field changed) for every field, also inside groups."""
+def variants(config: object, whole: Callable[[object], object]) -> list[tuple[str, object]]:
+    """(path, recipe with that one field changed) for every field, also inside groups; whole(config): the recipe."""
     found = []
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = getattr(config, field.name)
-        inside = variants(value) if dataclasses.is_dataclass(value) else [("", other(value))]
-        for path, changed in inside:
-            found.append((f"{field.name}.{path}", dataclasses.replace(config, **{field.name: changed})))
+
+        def changed(new: object, name: str = field.name) -> object:
+            return whole(dataclasses.replace(config, **{name: new}))  # type: ignore[type-var]
+
+        if dataclasses.is_dataclass(value):
+            found += [(f"{field.name}.{path}", recipe) for path, recipe in variants(value, changed)]
+        else:
+            found.append((field.name, first_allowed(changed, others(value))))
     return found
 
 
-VARIANTS = variants(recipes.demo())
+def first_allowed(changed: Callable[[object], object], values: tuple[object, ...]) -> object:
+    for value in values[:-1]:
+        with contextlib.suppress(ValueError):
+            return changed(value)
+    return changed(values[-1])
+
+
+VARIANTS = variants(recipes.demo(), lambda recipe: recipe)
 
 
 def test_every_field_changes_the_fingerprint():
