@@ -13,7 +13,7 @@ from geminid.evaluate.examples import Drawing, Reconstruction
 from geminid.evaluate.judge import Judge, load_judge, train_judge
 from geminid.evaluate.respondent import Respondent
 
-CANDIDATES, TEMPERATURE, GUIDANCE = 8, 0.5, 3.0
+CANDIDATES, TEMPERATURE, GUIDANCE = 16, 0.5, 3.0
 NUM_DRAWINGS, NUM_RECONSTRUCTIONS = 32, 12
 CODEC_BATCH = 128
 
