@@ -195,5 +195,5 @@ def test_what_stays_too_long_is_counted():
 def test_synthetic_digits_cover_every_language_and_digit():
     found = [meta for meta, _ in speech.synthetic_digits(CONFIG)]
     count = Counter((meta.language, meta.digit) for meta in found)
-    assert count == {(language, digit): 12 for language in ("en", "it", "ru") for digit in range(10)}
+    assert count == {(language, digit): 20 for language in ("en", "it", "ru") for digit in range(10)}
     assert all(m.kind == "digit" and m.text == str(m.digit) and m.split == "train" and not m.real for m in found)

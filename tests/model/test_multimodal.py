@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from geminid import recipes
-from geminid.config import AudioConfig, DecoderConfig, VisionConfig
+from geminid.config import AudioConfig, CodecConfig, DecoderConfig, VisionConfig
 from geminid.model.multimodal import Model, Sensed, packed_mask
 from geminid.tokens.ids import NUM_SIZES
 from tests.helpers import filled
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 NUM_IDS, LENGTH = 19, 14
 RECIPE = dataclasses.replace(
     recipes.demo(),
+    codec=CodecConfig(levels=(2, 2)),
     vision=VisionConfig(width=16, num_layers=1, num_heads=2),
     audio=AudioConfig(
         max_s=0.32, num_mels=8, conv_widths=(4, 4), width=16, num_layers=1, num_heads=2, conv_kernel=3, reduction=2

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geminid import recipes
-from geminid.config import AudioConfig, DecoderConfig, VisionConfig
+from geminid.config import AudioConfig, CodecConfig, DecoderConfig, VisionConfig
 from geminid.evaluate.respondent import prefix_tree, stack_trees
 from geminid.model.multimodal import Model, Sensed
 from geminid.model.sampling import generate, score_tree
@@ -24,6 +24,7 @@ NUM_IDS, STEPS, ROWS = 14, 5, 16
 PROMPTS = [[3, 1, 4], [1, 5, 9, 2, 6, 5, 3, 5], [8, 9, 7, 9, 3], [2]]
 RECIPE = dataclasses.replace(
     recipes.demo(),
+    codec=CodecConfig(levels=(2, 2)),
     vision=VisionConfig(width=8, num_layers=1, num_heads=2),
     audio=AudioConfig(num_mels=8, conv_widths=(4,), width=8, num_layers=1, num_heads=2),
     decoder=DecoderConfig(
