@@ -18,3 +18,13 @@ def filled(make: Callable[[], Module], scale: float, seed: int) -> Module:
     graph, state = nnx.split(nnx.eval_shape(make))
     rng = np.random.default_rng(seed)
     return nnx.merge(graph, jax.tree.map(lambda p: jnp.asarray(scale * rng.standard_normal(p.shape), p.dtype), state))
+
+
+class Letters:
+    """Stands in for SentencePiece: a piece is a letter."""
+
+    def get_piece_size(self) -> int:
+        return 26
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) - ord("a") for letter in text]

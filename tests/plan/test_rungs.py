@@ -20,19 +20,9 @@ from geminid.plan.rungs import FIRST_UNSEEN, Trainer
 from geminid.tokens.ids import IdSpace, special_names
 from geminid.tokens.stream import Stream, Streamer
 from geminid.train import joint
-from tests.helpers import filled
+from tests.helpers import Letters, filled
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
-
-
-class Letters:
-    """Stands in for SentencePiece: a piece is a letter."""
-
-    def get_piece_size(self) -> int:
-        return 26
-
-    def encode(self, text: str) -> list[int]:
-        return [ord(letter) - ord("a") for letter in text]
 
 
 RECIPE = dataclasses.replace(
