@@ -68,6 +68,11 @@ STAGE_RANGES: dict[str, tuple[float, float]] = {
     "optimiser.weight_decay": (0, 1),
     "optimiser.clip_norm": (0, _ANY),
 }
+CHOICES = {
+    "decoder.activation": ("gelu_tanh", "silu"),
+    "decoder.remat": ("none", "full", "dots"),
+    "decoder.dtype": ("float32", "bfloat16"),
+}
 MAX_CODES = 32  # a side of a written image, see geminid.tokens.ids
 DRAW_EXTRA = 16  # ids of a drawing's document beside its codes
 
@@ -80,6 +85,9 @@ def check(recipe: Any) -> None:
         if value is not None and not (low <= value <= high and math.isfinite(value)):
             most = f"between {low:g} and {high:g}" if high < _ANY else f"at least {low:g}"
             raise ValueError(f"'{path}' is {value:g}; it must be {most}")
+    for path, known in CHOICES.items():
+        if (word := field_at(recipe, path)) not in known:
+            raise ValueError(f"'{path}' is {word!r}; known: {', '.join(known)}")
     for path, numbers, least in (
         ("codec.levels", recipe.codec.levels, 2),
         ("vision.stem_widths", recipe.vision.stem_widths, 1),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 LOG_FLOOR = math.log(1e-3)  # log-mel of silence, see `geminid.tokens.audio`
+SPEEDS = (0.8, 1.25)
 
 
 def _resample(key: Array, count: int, size: int, scale: tuple[float, float], shift: float) -> Array:
@@ -74,18 +75,16 @@ def codec_pictures(key: Array, x: Array) -> Array:
     return jax.vmap(lambda picture, shift: jnp.roll(picture, shift, (0, 1)))(x, jnp.stack([down, right], 1))
 
 
-def mels(
-    key: Array, x: Array, num_frames: Array, speed_range: tuple[float, float] = (0.8, 1.25)
-) -> tuple[Array, Array]:
+def mels(key: Array, x: Array, num_frames: Array) -> tuple[Array, Array]:
     """Speed, vocal-tract warp, tilt, gain, noise, masks (SpecAugment, Park et al. 2019).
 
     x: float [B frames mels]; num_frames int [B]. Returns the same shapes. What stands after a clip's frames
-    does not matter. speed_range (1, 1) keeps every clip as long as it is.
+    does not matter.
     """
     batch, length, bands = x.shape
     x = jnp.where(_present(length, num_frames), x, LOG_FLOOR)
     keys = jax.random.split(key, 8)
-    speed = jax.random.uniform(keys[0], (batch, 1), minval=speed_range[0], maxval=speed_range[1])
+    speed = jax.random.uniform(keys[0], (batch, 1), minval=SPEEDS[0], maxval=SPEEDS[1])
     speed = jnp.maximum(speed, num_frames[:, None] / length)  # a clip that is slowed down keeps its end
     source = jnp.arange(length) * speed
     low = jnp.clip(jnp.floor(source).astype(jnp.int32), 0, length - 1)

@@ -86,20 +86,6 @@ def test_mels_keep_shape_and_have_frames(change_mels, mels):
     assert np.abs(np.asarray(change_mels(jax.random.key(9), mels, FRAMES)[0]) - got).max() > 0.1
 
 
-def test_at_one_speed_a_clip_keeps_its_frames_and_is_still_changed(mels):
-    change = jax.jit(lambda key, x: augment.mels(key, x, FRAMES, speed_range=(1.0, 1.0)))
-    marked = mels.copy()
-    marked[0, 20] = 6.0  # a loud frame, so that it can be seen where it goes
-    loudest = []
-    for seed in range(8):
-        key = jax.random.key(seed)
-        got, frames = map(np.asarray, change(key, mels))
-        np.testing.assert_array_equal(frames, FRAMES)
-        assert np.abs(got - mels)[0].max() > 0.1
-        loudest.append(np.abs(np.asarray(change(key, marked)[0]) - got)[0].mean(1).argmax())
-    assert loudest.count(20) >= 5  # masks hide it at times
-
-
 def test_what_stands_after_a_clip_does_not_reach_into_it(change_mels, mels):
     silent = np.where(np.arange(40)[None, :, None] < FRAMES[:, None, None], mels, FLOOR).astype(np.float32)
     for seed in range(5):
