@@ -184,6 +184,7 @@ class JointConfig:
 
     stage: StageConfig
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    shards: int = 1  # logical shards of a batch: what slices share among them, however many there are
     row_length: int = 128  # positions of one packed row
     max_pictures: int = 112  # picture slots of one batch
     max_clips: int = 50  # clip slots of one batch

@@ -40,6 +40,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "decoder.window": (1, _ANY),
     "decoder.local_per_global": (0, _ANY),
     "decoder.z_loss": (0, _ANY),
+    "joint.shards": (1, _ANY),
     "joint.row_length": (16, _ANY),
     "joint.max_pictures": (1, _ANY),
     "joint.max_clips": (1, _ANY),
@@ -116,6 +117,7 @@ def _check_shapes(recipe: Any) -> None:
         ("vision.width", recipe.vision.width, ("vision.num_heads", recipe.vision.num_heads)),
         ("audio.width", recipe.audio.width, ("audio.num_heads", recipe.audio.num_heads)),
         ("data.picture_size", recipe.data.picture_size, ("codec.downsample", recipe.codec.downsample)),
+        ("joint.stage.batch", recipe.joint.stage.batch, ("joint.shards", recipe.joint.shards)),
     ):
         name, divisor = parts
         if whole % divisor:
@@ -134,7 +136,7 @@ def _check_shapes(recipe: Any) -> None:
         raise ValueError(
             f"'joint.row_length' is {joint.row_length}; a drawing of {codes} codes needs at least {codes + DRAW_EXTRA}"
         )
-    answers = joint.answer_share * joint.stage.batch * joint.row_length
+    answers = joint.answer_share * joint.stage.batch * joint.row_length / joint.shards
     if answers < codes + 5:
         raise ValueError(
             f"'joint.answer_share' {joint.answer_share:g} leaves loss on {answers:g} positions of a batch; a drawing of"

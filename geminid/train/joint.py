@@ -14,7 +14,8 @@ from geminid.model.multimodal import Model, Sensed, flat
 from geminid.model.vision import to_float
 from geminid.tokens.ids import special_names
 from geminid.train import augment
-from geminid.train.pretrain import Task, make_task
+from geminid.train.pretrain import Loss, Rate, Task, make_task
+from geminid.train.shards import ShardedTask, make_sharded_task
 
 ENCODERS = ("['vision']", "['audio']")
 
@@ -91,11 +92,26 @@ def ids_read(key: jax.Array, batch: Any, recipe: Recipe, num_ids: int) -> jax.Ar
     return misread(c, read, answers, first_piece, first_code, recipe.joint.misread_words)
 
 
-def joint_task(recipe: Recipe, model: Model) -> Task:
-    """Trains the decoder; pretrained encoders learn at `encoder_rate` of its rate, and not at all at 0."""
-    rate, num_ids = recipe.joint.encoder_rate, model.decoder.embedding.shape[0]
+def joint_loss(recipe: Recipe, model: Model) -> Loss:
+    """The loss of the joint stage, with its random changes to what is seen and read."""
+    num_ids = model.decoder.embedding.shape[0]
 
     def loss(model: Model, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         return next_id_loss(model, batch, augmented(key, batch), ids_read(key, batch, recipe, num_ids))
 
-    return make_task(model, loss, recipe.joint.stage, lambda path: rate if path.startswith(ENCODERS) else 1.0)
+    return loss
+
+
+def joint_rate(recipe: Recipe) -> Rate:
+    """Pretrained encoders learn at `encoder_rate` of the decoder's rate, and not at all at 0."""
+    return lambda path: recipe.joint.encoder_rate if path.startswith(ENCODERS) else 1.0
+
+
+def joint_task(recipe: Recipe, model: Model) -> Task:
+    """Trains the decoder, and the encoders as `joint_rate` says."""
+    return make_task(model, joint_loss(recipe, model), recipe.joint.stage, joint_rate(recipe))
+
+
+def sharded_joint_task(recipe: Recipe, model: Model) -> ShardedTask:
+    """The same for a batch in `joint.shards` logical shards."""
+    return make_sharded_task(model, joint_loss(recipe, model), recipe.joint.stage, joint_rate(recipe))

@@ -16,6 +16,7 @@ from geminid.batches.memory import Memory
 from geminid.batches.mixture import Mixture
 from geminid.batches.packing import PackedBatches, Shape
 from geminid.batches.pairs import CaptionedClips, CaptionedPictures, PictureBatches, iterate
+from geminid.batches.sharding import ShardedBatches, ShardedIterator
 from geminid.config import Recipe, StageConfig
 from geminid.corpus.store import open_dataset
 from geminid.model.multimodal import Model
@@ -24,8 +25,9 @@ from geminid.tokens.ids import IdSpace
 from geminid.tokens.stream import Stream, Streamer
 from geminid.train import joint, pretrain
 from geminid.train.loop import Loop, cursor_of, write_array
-from geminid.train.params import load_params, save_params
+from geminid.train.params import load_params, params_of, save_params
 from geminid.train.rundir import RunDir, write_json
+from geminid.train.shards import serial_step
 
 Report = Callable[[int], None]
 
@@ -93,21 +95,31 @@ def initial_model(shop: Workshop) -> Model:
     return model
 
 
-def packed_batches(shop: Workshop) -> PackedBatches:
+def streams(shop: Workshop) -> Callable[[int], Stream]:
+    """The stream of each document of the joint stage, a pure function of its number."""
     recipe = shop.recipe
     mixture = Mixture(shop.memory, encode_pictures(shop))
     streamer = Streamer(shop.space, recipe.vision, recipe.audio, recipe.joint.code_weight)
+    return lambda i: streamer(mixture(i))
 
-    def stream_of(i: int) -> Stream:
-        return streamer(mixture(i))
 
-    return PackedBatches(stream_of, Shape.of(recipe), shop.space, recipe.joint.lookahead)
+def packed_batches(shop: Workshop) -> PackedBatches:
+    return PackedBatches(streams(shop), Shape.of(shop.recipe), shop.space, shop.recipe.joint.lookahead)
+
+
+def sharded_batches(shop: Workshop) -> ShardedBatches:
+    joint = shop.recipe.joint
+    return ShardedBatches(streams(shop), Shape.of(shop.recipe), shop.space, joint.lookahead, joint.shards)
 
 
 def joint_stage(shop: Workshop) -> None:
-    batches = iter(packed_batches(shop))
-    task = joint.joint_task(shop.recipe, initial_model(shop))
-    shop.loop("joint", shop.recipe.joint.stage, task, batches)
+    recipe, model = shop.recipe, initial_model(shop)
+    if recipe.joint.shards == 1:
+        shop.loop("joint", recipe.joint.stage, joint.joint_task(recipe, model), iter(packed_batches(shop)))
+        return
+    task = joint.sharded_joint_task(recipe, model)
+    serial = pretrain.Task(task.first(params_of(model)), serial_step(task))
+    shop.loop("joint", recipe.joint.stage, serial, ShardedIterator(sharded_batches(shop)))
 
 
 STAGES: dict[str, Callable[[Workshop], None]] = {

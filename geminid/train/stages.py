@@ -31,7 +31,13 @@ def stage_config(recipe: Recipe, name: str) -> StageConfig:
     return recipe.joint.stage if name == "joint" else getattr(recipe, f"{name}_stage")
 
 
-def run_stages(recipe: Recipe, run_dir: Path, dataset_path: Path, origin: float | None = None) -> dict[str, Any]:
+def run_stages(
+    recipe: Recipe,
+    run_dir: Path,
+    dataset_path: Path,
+    origin: float | None = None,
+    phases: Sequence[Sequence[Sequence[str]]] = PHASES,
+) -> dict[str, Any]:
     """Trains whatever of `recipe` is not finished in `run_dir`.
 
     origin: on time.time()'s scale, from which `timings.json` counts; default: now.
@@ -44,7 +50,7 @@ def run_stages(recipe: Recipe, run_dir: Path, dataset_path: Path, origin: float 
     with sole_writer(run_dir / "lock"):
         claim_data(run, dataset_path)
         make_tokenizer(recipe, run, dataset_path)
-        for lanes in PHASES:
+        for lanes in phases:
             left = [[name for name in lane if not run.params(name).is_file()] for lane in lanes]
             if any(left):
                 Phase(recipe, run, dataset_path, left, origin).run()

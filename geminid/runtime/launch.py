@@ -1,0 +1,115 @@
+"""From the command line to a run of slices: pretraining here, then Ray, the controller, and its progress."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from geminid.config import Recipe
+from geminid.runtime.cluster import Spec, start
+from geminid.runtime.conductor import Conductor, Fleet, Places
+from geminid.runtime.timeline import totals
+from geminid.runtime.work import Job
+from geminid.train import child
+from geminid.train.progress import bars
+from geminid.train.rundir import RunDir, read_json, write_json
+from geminid.train.stages import PHASES, run_stages, sole_writer
+
+POLL_S = 0.25
+FIRST_PHASES = PHASES[:-1]  # the encoders and the codec, in this process's lanes
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where slices run. address: of a Ray cluster; None: one is started here. resources: Ray's, of one slice."""
+
+    address: str | None = None
+    resources: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def on_accelerators(self) -> bool:
+        return any(name in ("GPU", "TPU") and count for name, count in self.resources)
+
+
+def train_on_slices(
+    recipe: Recipe, run_dir: Path, dataset_path: Path, fleet: Fleet, cluster: Cluster = Cluster()
+) -> dict[str, Any]:
+    """Trains all stages of a recipe, the joint one on slices. ValueError where the recipe has fewer shards than slices."""
+    check(recipe, fleet)
+    run = RunDir(run_dir)
+    run_stages(recipe, run_dir, dataset_path, phases=FIRST_PHASES)
+    if run.params("joint").is_file():
+        return {"stages": read_json(run.timings)}
+    with sole_writer(run_dir / "lock"):
+        child.call(write_codes, recipe, run_dir, dataset_path)
+        begun = time.monotonic()
+        result = conduct(recipe, run, dataset_path, fleet, cluster)
+        timing = {"start_s": 0.0, "wall_s": time.monotonic() - begun, "steps": recipe.joint.stage.steps}
+        earlier = read_json(run.timings)
+        last = max((t["start_s"] + t["wall_s"] for t in earlier.values()), default=0.0)
+        write_json(run.timings, {**earlier, "joint": {**timing, "start_s": last, "peak_rss_gib": child.peak_rss_gib()}})
+    return {"stages": read_json(run.timings), **result, **totals(Places(run).ledgers)}
+
+
+def check(recipe: Recipe, fleet: Fleet) -> None:
+    """ValueError when there are more slices than there is work for."""
+    shards = recipe.joint.shards
+    if fleet.slices > shards:
+        raise ValueError(
+            f"recipe '{recipe.name}' shares a step in {shards} logical shards, which is not enough for {fleet.slices}"
+            f" slices; --set joint.shards={fleet.slices * 2} (a run's bits depend on it)"
+        )
+
+
+def write_codes(recipe: Recipe, run_dir: Path, dataset_path: Path) -> None:
+    """The codec's codes of all pictures, once for all slices."""
+    from geminid.train.stage import Workshop, encode_pictures
+
+    encode_pictures(Workshop(recipe, RunDir(run_dir), dataset_path, lambda done: None))
+
+
+def namespace_of(run: RunDir) -> str:
+    """One per run directory: a later controller finds the slices of this run and no other's."""
+    return "geminid-" + hashlib.sha256(str(run.path.absolute()).encode()).hexdigest()[:12]
+
+
+def conduct(
+    recipe: Recipe,
+    run: RunDir,
+    dataset_path: Path,
+    fleet: Fleet,
+    cluster: Cluster = Cluster(),
+    checked: bool = True,
+    beside: Callable[[str], AbstractContextManager[Any]] = lambda namespace: nullcontext(),
+) -> dict[str, Any]:
+    """The joint stage on slices. beside(namespace): what goes on while it trains, such as faults.
+
+    RuntimeError says why a run cannot go on.
+    """
+    places, namespace = Places(run), namespace_of(run)
+    job = Job(recipe, run.path.absolute(), dataset_path.absolute())
+    spec = Spec(
+        job, places.checkpoints.absolute(), not cluster.on_accelerators, checked, cluster.resources
+    )
+    start(cluster.address)
+    try:
+        actor = ray.remote(Conductor).options(
+            num_cpus=0, name="conductor", namespace=namespace, max_restarts=-1, max_task_retries=-1
+        )
+        handle = actor.remote(spec, fleet, namespace)
+        ended = handle.run.remote()
+        with beside(namespace), bars({"joint": recipe.joint.stage.steps}) as shown:
+            while not ray.wait([ended], timeout=POLL_S)[0]:
+                shown.update("joint", read_json(places.status).get("step", 0))
+            return ray.get(ended)
+    except ray.exceptions.RayTaskError as error:
+        raise RuntimeError(str(error.cause)) from error
+    finally:
+        ray.shutdown()
