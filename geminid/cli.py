@@ -22,6 +22,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
 from geminid.plan.requests import BudgetRequest, LadderRequest, TopologyRequest
+from geminid.runtime.requests import HERE, NO_FLEET, Cluster, Fleet, SoakRequest
 
 if TYPE_CHECKING:
     from geminid.config import Recipe
@@ -104,14 +105,50 @@ def show(recipe: Name = "demo", overrides: Overrides = (), json: Json = False) -
 
 
 @command(app, "train")
-def train(recipe: Positional[Name], run_dir: RunDir = None, overrides: Overrides = (), json: Json = False) -> None:
-    """Train all stages of a recipe. Stopped at any point, the same command resumes."""
+def train(
+    recipe: Positional[Name],
+    run_dir: RunDir = None,
+    overrides: Overrides = (),
+    fleet: Annotated[Fleet, arg(name="")] = NO_FLEET,
+    cluster: Annotated[Cluster, arg(name="")] = HERE,
+    json: Json = False,
+) -> None:
+    """Train all stages of a recipe, the joint one on slices if asked. Stopped, the same command resumes."""
     chosen = _recipe(recipe, overrides)
-    from geminid.train.stages import run_stages
-
     run_dir = _run_dir(run_dir, chosen)
-    result = run_stages(chosen, run_dir, _dataset_path(chosen))
+    if fleet.slices:
+        from geminid.runtime.launch import check, train_on_slices
+
+        check(chosen, fleet)
+        result = train_on_slices(chosen, run_dir, _dataset_path(chosen), fleet, cluster)
+    else:
+        from geminid.train.stages import run_stages
+
+        result = run_stages(chosen, run_dir, _dataset_path(chosen))
     _answer({"run_dir": str(run_dir), **result}, json, title=f"trained {chosen.name}")
+
+
+@command(app, "soak")
+def soak(
+    request: Annotated[SoakRequest, arg(name="")],
+    recipe: Name = "demo_fast",
+    run_dir: Annotated[Path, arg(metavar="DIR", help="Where its runs are kept.")] = Path("runs/soak"),
+    overrides: Overrides = (),
+    json: Json = False,
+) -> None:
+    """Hurt a run of slices many times, and compare its bits with those of runs that nothing disturbs."""
+    chosen = _recipe(recipe, overrides)
+    from geminid.runtime.soak import soak as run_soak
+
+    _answer(run_soak(chosen, request, run_dir, _dataset_path(chosen)), json, title=f"soak of {chosen.name}")
+
+
+@command(app, "goodput")
+def goodput(run_dir: Positional[Path], json: Json = False) -> None:
+    """Where the time of a run on slices went, as a table and as the page goodput.html."""
+    from geminid.runtime.ledger_page import write_page
+
+    _answer(write_page(_existing_run(run_dir)), json, title=f"goodput: {run_dir / 'goodput.html'}")
 
 
 @command(app, "eval")

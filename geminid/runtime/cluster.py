@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from geminid.runtime import messages as m
@@ -71,7 +69,7 @@ class RayPeers:
 
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
-        self.handles: dict[str, ActorHandle] = {}
+        self.handles: dict[str, Any] = {}
 
     def ask(self, peer: str, what: str, *args: Any) -> RayTicket:
         try:
@@ -139,8 +137,9 @@ class SliceActor:
         """Writes the finished stage's parameters."""
         await self._in(self._worker, lambda: self._slice.work.finish(self._slice.held.leaves))
 
-    async def arm(self, point: Point, harm: Harm) -> None:
+    async def arm(self, point: Point, harm: Harm, log: Path) -> None:
         """For fault injection."""
+        self._slice.trap.log = log
         self._slice.trap.arm(point, harm)
 
     async def spoil(self, leaf: int, byte: int, bit: int) -> None:
@@ -158,7 +157,7 @@ class Process:
     name: str
     device: str
     computes: bool
-    handle: ActorHandle
+    handle: Any  # Ray's
     pid: int = 0
 
 

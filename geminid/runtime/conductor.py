@@ -14,38 +14,13 @@ from geminid.runtime.checkpoints import found
 from geminid.runtime.cluster import RayTransport, Spec, deadlines, devices
 from geminid.runtime.controller import Controller
 from geminid.runtime.driver import Driver, Log
+from geminid.runtime.requests import Fleet
 from geminid.runtime.timeline import Spans
 from geminid.train.rundir import RunDir, read_json, write_json
 
 START_S = 900.0  # for the first slices to be warm
 GREET_S = 5.0  # for slices that an earlier controller has started
 STATUS_S = 0.2
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """How many processes a run has. ValueError where no run could be made of them.
-
-    keepers: processes that only hold copies; None: one where a state would otherwise exist once.
-    """
-
-    slices: int
-    standbys: int = 0
-    keepers: int | None = None
-    min_slices: int = 1
-    audit_every: int | None = 50  # steps
-    save_every: int | None = None  # steps; None: the recipe's
-
-    def __post_init__(self) -> None:
-        if self.slices < 1 or min(self.standbys, self.keepers or 0) < 0:
-            raise ValueError(
-                f"{self.slices} slices, {self.standbys} standbys, {self.keepers or 0} keepers: a run has at least one"
-                " slice, and none of them is below 0"
-            )
-
-    @property
-    def num_keepers(self) -> int:
-        return int(self.slices + self.standbys < 2) if self.keepers is None else self.keepers
 
 
 @dataclass(frozen=True)
@@ -73,13 +48,21 @@ class Places:
 
 
 class Conductor:
-    """An actor: `run` is called once, and again by Ray if the process dies."""
+    """An actor: `run` is called once, and again by Ray if the process dies. stop_at: steps; None: the recipe's."""
 
-    def __init__(self, spec: Spec, fleet: Fleet, namespace: str) -> None:
+    def __init__(self, spec: Spec, fleet: Fleet, namespace: str, stop_at: int | None = None) -> None:
         self.spec, self.fleet, self.namespace = spec, fleet, namespace
         self.recipe = spec.job.recipe
         self.places = Places(RunDir(spec.job.run_dir))
+        self._stop_at = stop_at
         self._shown = 0.0
+
+    def stop(self) -> None:
+        """End the run at the next commit, beside `run`."""
+        self._stop_at = 0
+
+    def _is_to_stop(self, done: int) -> bool:
+        return self._stop_at is not None and done >= self._stop_at
 
     def run(self) -> dict[str, object]:
         """Trains to the end: {"step", "digest", "controllers"}. RuntimeError says why the run cannot go on."""
@@ -112,12 +95,14 @@ class Conductor:
         log = Log(
             self.places.events, self.places.run.curve("joint"), joint.stage.log_every, joint.stage.steps, incarnation
         )
-        driver = Driver(Controller(policy, incarnation), transport, log, spans, lambda done: self._show(transport, done))
+        controller = Controller(policy, incarnation)
+        driver = Driver(controller, transport, log, spans, lambda done: self._show(transport, done), self._is_to_stop)
         ending = driver.run(m.Start(tuple(hellos), tuple(found(self.places.checkpoints))))
         if ending.copy is None:
             raise RuntimeError(ending.reason)
-        winner = next(name for name in driver.controller.members.active if name in transport.processes)
-        ray.get(transport.processes[winner].handle.finish.remote())
+        winner = next(name for name in controller.members.active if name in transport.processes)
+        if ending.copy.step == policy.num_steps:
+            ray.get(transport.processes[winner].handle.finish.remote())
         self._shown = 0.0
         self._show(transport, ending.copy.step)
         return {

@@ -88,7 +88,10 @@ PATIENCE_S = 10.0  # for a dismissed slice to say Hello, before its process is e
 
 
 class Driver:
-    """Runs one controller over one transport. report(done): called with the number of committed steps."""
+    """Runs one controller over one transport.
+
+    report(done) is called with the number of committed steps; where stopping(done) is true, the run ends there.
+    """
 
     def __init__(
         self,
@@ -97,9 +100,10 @@ class Driver:
         log: Log,
         spans: Spans,
         report: Callable[[int], None] = lambda done: None,
+        stopping: Callable[[int], bool] = lambda done: False,
     ) -> None:
         self.controller, self.transport, self.log, self.report = controller, transport, log, report
-        self.spans = spans
+        self.spans, self.stopping = spans, stopping
         self.books = Bookkeeper(spans.ledger, controller.policy.slices)
         self._deadlines: dict[int, float] = {}  # by wait, on time.monotonic()'s scale
         self._dismissed: dict[str, float] = {}  # slice -> when its process is ended
@@ -151,7 +155,10 @@ class Driver:
             copy = commits[0].copy
             self.log.note("commit", step=copy.step, digest=f"{copy.digest:016x}", team=[c.slice for c in commits])
             self.log.committed(copy, self._metrics)
+            self.spans.mark(now)
             self.report(copy.step)
+            if self._ending is None and self.stopping(copy.step):
+                self._ending = Ending(copy)
         elif was is not self.controller.phase and self.controller.phase is Phase.ROLL_CALL:
             self.log.note("roll call", step=self.controller.step)
         self.spans.flush(now)

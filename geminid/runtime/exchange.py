@@ -1,4 +1,4 @@
-"""Gradients of all logical shards, added in shard order: reduce-scatter, then all-gather, over the slices that own some.
+"""Gradients of all logical shards, added in shard order: reduce-scatter, then all-gather, over the owners.
 
 A gradient is BLOCKS blocks. Each owner gets its range of blocks of every shard, checks them against the digests that
 the controller named, adds them in shard order in float32, and serves the sum to everybody. So the bits do not depend on
@@ -65,7 +65,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Sums:
-    """What an update needs: total float32 [BLOCKS rows lanes], scalars as `add_scalars` gives, cursors int64 [M ...]."""
+    """What an update needs: total float32 [BLOCKS rows lanes], scalars of `add_scalars`, cursors int64 [M ...]."""
 
     total: np.ndarray
     scalars: dict[str, np.float32]

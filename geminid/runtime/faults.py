@@ -10,6 +10,7 @@ import signal
 import time
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 import numpy as np
 
@@ -43,8 +44,9 @@ class Dropped(ConnectionError):
 
 @dataclass
 class Trap:
-    """At most one fault that waits for its point."""
+    """At most one fault that waits for its point. log: where it says when it sprang, on time.monotonic()'s scale."""
 
+    log: Path | None = None
     point: Point | None = None
     harm: Harm | None = None
 
@@ -60,6 +62,9 @@ class Trap:
             time.sleep(SLOW_S)
             return
         self.point = None
+        if self.log is not None:
+            with self.log.open("a") as file:
+                file.write(f"{time.monotonic()} {point}\n")
         if harm is Harm.DROP:
             raise Dropped(f"injected at {point}")
         if harm is Harm.MEMORY:

@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import ray
 
 from geminid.config import Recipe
 from geminid.runtime.cluster import Spec, start
-from geminid.runtime.conductor import Conductor, Fleet, Places
+from geminid.runtime.conductor import Conductor, Places
+from geminid.runtime.requests import HERE, Cluster, Fleet
 from geminid.runtime.timeline import totals
 from geminid.runtime.work import Job
 from geminid.train import child
@@ -26,22 +26,10 @@ POLL_S = 0.25
 FIRST_PHASES = PHASES[:-1]  # the encoders and the codec, in this process's lanes
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """Where slices run. address: of a Ray cluster; None: one is started here. resources: Ray's, of one slice."""
-
-    address: str | None = None
-    resources: tuple[tuple[str, float], ...] = ()
-
-    @property
-    def on_accelerators(self) -> bool:
-        return any(name in ("GPU", "TPU") and count for name, count in self.resources)
-
-
 def train_on_slices(
-    recipe: Recipe, run_dir: Path, dataset_path: Path, fleet: Fleet, cluster: Cluster = Cluster()
+    recipe: Recipe, run_dir: Path, dataset_path: Path, fleet: Fleet, cluster: Cluster = HERE
 ) -> dict[str, Any]:
-    """Trains all stages of a recipe, the joint one on slices. ValueError where the recipe has fewer shards than slices."""
+    """Trains all stages of a recipe, the joint one on slices. ValueError where it has fewer shards than slices."""
     check(recipe, fleet)
     run = RunDir(run_dir)
     run_stages(recipe, run_dir, dataset_path, phases=FIRST_PHASES)
@@ -85,25 +73,25 @@ def conduct(
     run: RunDir,
     dataset_path: Path,
     fleet: Fleet,
-    cluster: Cluster = Cluster(),
+    cluster: Cluster = HERE,
     checked: bool = True,
+    stop_at: int | None = None,
     beside: Callable[[str], AbstractContextManager[Any]] = lambda namespace: nullcontext(),
 ) -> dict[str, Any]:
-    """The joint stage on slices. beside(namespace): what goes on while it trains, such as faults.
+    """The joint stage on slices, to its end or to `stop_at` steps. beside(namespace): what goes on meanwhile.
 
     RuntimeError says why a run cannot go on.
     """
     places, namespace = Places(run), namespace_of(run)
     job = Job(recipe, run.path.absolute(), dataset_path.absolute())
-    spec = Spec(
-        job, places.checkpoints.absolute(), not cluster.on_accelerators, checked, cluster.resources
-    )
-    start(cluster.address)
+    spec = Spec(job, places.checkpoints.absolute(), not cluster.resources, checked, cluster.resources)
+    start(cluster.ray_address)
     try:
-        actor = ray.remote(Conductor).options(
-            num_cpus=0, name="conductor", namespace=namespace, max_restarts=-1, max_task_retries=-1
+        actor: Any = ray.remote(Conductor)
+        actor = actor.options(
+            num_cpus=0, name="conductor", namespace=namespace, max_restarts=-1, max_task_retries=-1, max_concurrency=2
         )
-        handle = actor.remote(spec, fleet, namespace)
+        handle = actor.remote(spec, fleet, namespace, stop_at)
         ended = handle.run.remote()
         with beside(namespace), bars({"joint": recipe.joint.stage.steps}) as shown:
             while not ray.wait([ended], timeout=POLL_S)[0]:

@@ -226,9 +226,7 @@ class Slice:
 
     # --- what peers ask for; called while commands are obeyed ---
 
-    def pieces(
-        self, base: Copy, shards: Sequence[int], begin: int, end: int
-    ) -> dict[int, tuple[Header, np.ndarray]]:
+    def pieces(self, base: Copy, shards: Sequence[int], begin: int, end: int) -> dict[int, tuple[Header, np.ndarray]]:
         """Headers and blocks [begin, end) of gradients at hand for `base`; what is not at hand is not in it."""
         if self.held is None or self.held.copy != base:
             return {}

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geminid.runtime.goodput import Activity, Ledger, Provisional
+from geminid.runtime.goodput import USEFUL_WORK, Activity, Ledger, Provisional
 from geminid.train.rundir import read_json, write_json
 
 FLUSH_NS = 2_000_000_000
@@ -51,6 +52,12 @@ class Spans:
     ledger: NotedLedger = field(default_factory=NotedLedger)
     begun_ns: int = field(default_factory=time.monotonic_ns)
     _flushed_ns: int = 0
+    _marked: dict[str, Any] | None = None  # how things stood at the first commit
+
+    def mark(self, now_ns: int) -> None:
+        """Once: from here on the run is under way."""
+        if self._marked is None:
+            self._marked = {"at_ns": now_ns, "useful_ns": useful_ns(self.ledger.totals(now_ns))}
 
     def flush(self, now_ns: int) -> None:
         if now_ns - self._flushed_ns >= FLUSH_NS:
@@ -71,10 +78,16 @@ class Spans:
                 "wanted": self.wanted,
                 "begun_ns": self.begun_ns,
                 "end_ns": now_ns,
+                "first_commit": self._marked,
                 "devices": table,
                 "spans": self.ledger.spans,
             },
         )
+
+
+def useful_ns(classes: Mapping[Any, int]) -> int:
+    """What counts as goodput, in classes of time by activity or its name."""
+    return sum(classes.get(activity, classes.get(str(activity), 0)) for activity in USEFUL_WORK)
 
 
 def ledgers(directory: Path) -> list[dict[str, Any]]:
@@ -87,11 +100,13 @@ def totals(directory: Path) -> dict[str, Any]:
     """Seconds of each class by device and over all; elapsed seconds; goodput. ValueError when there is no ledger.
 
     Goodput: useful and degraded seconds over elapsed seconds times the slices that the run wants. Each device's classes
-    add up to its elapsed time.
+    add up to its elapsed time. goodput_after_start counts from the first commit: without the processes' start-up.
     """
     parts = ledgers(directory)
     if not parts:
-        raise ValueError(f"no ledger in {directory}: the run was not trained on slices (geminid train RECIPE --slices N)")
+        raise ValueError(
+            f"no ledger in {directory}: the run was not trained on slices (geminid train RECIPE --slices N)"
+        )
     by_device: dict[str, Counter[str]] = {}
     begun = parts[0]["begun_ns"]
     seen_until: dict[str, int] = {}
@@ -106,7 +121,8 @@ def totals(directory: Path) -> dict[str, Any]:
     end = parts[-1]["end_ns"]
     for device, until in seen_until.items():
         by_device[device][str(Activity.IDLE)] += end - until
-    useful = sum(by_device[d][str(a)] for d in by_device for a in (Activity.USEFUL, Activity.DEGRADED))
+    wanted, useful = parts[-1]["wanted"], sum(map(useful_ns, by_device.values()))
+    mark = next((part["first_commit"] for part in parts if part["first_commit"]), {"at_ns": begun, "useful_ns": 0})
     every: Counter[str] = Counter()
     for spent in by_device.values():
         every.update(spent)
@@ -116,7 +132,8 @@ def totals(directory: Path) -> dict[str, Any]:
     }
     return {
         "elapsed_s": (end - begun) / 1e9,
-        "goodput": useful / (parts[-1]["wanted"] * max(1, end - begun)),
+        "goodput": useful / (wanted * max(1, end - begun)),
+        "goodput_after_start": (useful - mark["useful_ns"]) / (wanted * max(1, end - mark["at_ns"])),
         "controllers": len(parts),
         "classes_s": seconds,
     }

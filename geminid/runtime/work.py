@@ -1,7 +1,7 @@
 """What a slice computes: the joint stage's three pure functions over a state of named arrays.
 
-A state is a flat list of arrays with names: parameters, moments, and "cursors", int64 [M, ...], where each logical shard
-reads next. So a process that only keeps copies needs no model to hold, digest and serve one.
+A state is a flat list of arrays with names: parameters, moments, and "cursors", int64 [M, ...], where each logical
+shard reads next. So a process that only keeps copies needs no model to hold, digest and serve one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ Leaves = list[Any]  # arrays of a state, in the order of `Work.names`
 class Work(Protocol):
     """What `Slice` needs to compute."""
 
-    names: tuple[str, ...]
+    @property
+    def names(self) -> tuple[str, ...]: ...
 
     def first(self) -> Leaves: ...
     def gradient(self, leaves: Leaves, step: int, shard: int) -> Part: ...
@@ -79,13 +80,14 @@ class JointWork:
 
     def warm_up(self) -> float:
         """Compiles by computing on zeros; seconds that one shard's gradients take then."""
-        leaves = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(self._task.shapes)]
-        leaves.append(self._batches.first())
+        cursors = self._batches.first()
+        leaves: Leaves = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(self._task.shapes)]
+        leaves.append(cursors)
         part = self.gradient(leaves, 0, 0)
         begun = time.perf_counter()
         part = self.gradient(leaves, 0, 0)
         took = time.perf_counter() - begun
-        self.update(leaves, part.gradient, part.scalars["weight"], leaves[-1])
+        self.update(leaves, part.gradient, part.scalars["weight"], cursors)
         return took
 
     def finish(self, leaves: Leaves) -> None:

@@ -121,6 +121,8 @@ class Phase:
         context = multiprocessing.get_context("spawn")
         messages = context.Queue()
         cores = share_cores(len(self.lanes))
+        if self.lanes == [["joint"]] and self.recipe.joint.shards > 1:
+            cores = [cores[0][:1]]  # as one of several slices would compute: with more cores the bits differ
         steps = {name: stage_config(self.recipe, name).steps for lane in self.lanes for name in lane}
         with bars(steps) as shown:
             workers = [
@@ -196,7 +198,7 @@ def run_lane(
         from geminid.train.compiled import keep_compiled
         from geminid.train.stage import STAGES, Workshop
 
-        keep_compiled()
+        keep_compiled("compiled-one-core" if len(cores) == 1 else "compiled")
         for name in lane:
             started, begun = time.time(), time.monotonic()
             last = [0.0]

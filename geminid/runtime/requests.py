@@ -1,0 +1,73 @@
+"""What a run of slices and a soak are asked for: plain values, checked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import arg
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """How many processes a run has. ValueError where no run could be made of them."""
+
+    slices: Annotated[int, arg(help="Slices that compute; 0 trains in one process without them.")] = 0
+    standbys: Annotated[int, arg(help="Warm slices that stand by and audit.")] = 0
+    keepers: Annotated[int | None, arg(help="Processes that only keep copies.")] = None
+    min_slices: Annotated[int, arg(help="With fewer the run waits.")] = 1
+    audit_every: Annotated[int | None, arg(help="Steps; then one shard is computed elsewhere, too.")] = 50
+    save_every: Annotated[int | None, arg(help="Steps between disk checkpoints; the recipe's unless given.")] = None
+
+    def __post_init__(self) -> None:
+        if min(self.slices, self.standbys, self.keepers or 0) < 0:
+            raise ValueError(
+                f"{self.slices} slices, {self.standbys} standbys, {self.keepers or 0} keepers: none may be below 0"
+            )
+        if not self.slices and (self.standbys or self.keepers):
+            raise ValueError("standbys and keepers need slices: give --slices, 1 or more")
+
+    @property
+    def num_keepers(self) -> int:
+        return int(self.slices + self.standbys < 2) if self.keepers is None else self.keepers
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where slices run."""
+
+    ray_address: Annotated[str | None, arg(help="Join this Ray cluster; one is started here unless given.")] = None
+    gpus: Annotated[float, arg(help="GPUs of one slice.")] = 0
+    tpus: Annotated[float, arg(help="TPU chips of one slice.")] = 0
+
+    @property
+    def resources(self) -> tuple[tuple[str, float], ...]:
+        """Ray's, of one slice; none on a laptop."""
+        return tuple((name, count) for name, count in (("GPU", self.gpus), ("TPU", self.tpus)) if count)
+
+
+NO_FLEET, HERE = Fleet(), Cluster()
+
+
+@dataclass(frozen=True)
+class SoakRequest:
+    """What is done to which run."""
+
+    slices: Annotated[int, arg(help="Slices that compute.")] = 3
+    standbys: Annotated[int, arg(help="Slices that stand by.")] = 1
+    kills: Annotated[int, arg(help="SIGKILL to a slice that computes.")] = 50
+    stops: Annotated[int, arg(help="SIGSTOP to one: it hangs.")] = 0
+    controllers: Annotated[int, arg(help="SIGKILL to the controller.")] = 0
+    dead_standbys: Annotated[int, arg(help="SIGKILL to a standby.")] = 0
+    restarts: Annotated[int, arg(help="In a run beside it: all slices killed at once, back from disk.")] = 5
+    interval_s: Annotated[float | None, arg(help="Seconds between faults; soon after recovery unless given.")] = None
+    seed: Annotated[int, arg(help="Other moments, other victims.")] = 0
+
+    def __post_init__(self) -> None:
+        counts = (self.kills, self.stops, self.controllers, self.dead_standbys, self.restarts)
+        if min(counts) < 0 or not sum(counts[:-1]):
+            raise ValueError(f"faults {counts} (kills, stops, controllers, dead_standbys, restarts): give at least one")
+        if self.dead_standbys and not self.standbys:
+            raise ValueError("dead_standbys needs standbys; --standbys 1")
+        if self.slices + self.standbys < 2:
+            raise ValueError("a soak needs two slices or a standby: with one copy of the state a kill goes to the disk")
