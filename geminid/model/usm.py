@@ -147,7 +147,7 @@ class LightConvolution(nnx.Module):
         width, kernel = config.width, config.conv_kernel
         self.norm = rms_norm(width, rngs, config.conv_norm_epsilon)
         self.expand = dense(width, 2 * width, rngs)
-        self.depthwise = nnx.Param(jax.nn.initializers.normal(kernel**-0.5)(rngs.params(), (kernel, width)))
+        self.depthwise = nnx.Param(jax.nn.initializers.normal(kernel**-0.5)(rngs.params(), (kernel, 1, width)))
         self.norm_depthwise = rms_norm(width, rngs, config.conv_norm_epsilon)
         self.contract = dense(width, width, rngs)
 
