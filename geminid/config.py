@@ -123,7 +123,10 @@ class DecoderConfig:
     num_kv_heads: int = 1  # 1: multi-query attention
     head_dim: int = 32
     mlp_width: int = 512
+    norm_epsilon: float = 1e-6
+    query_scalar: float | None = None  # queries are divided by its root; None: by that of head_dim
     rope_theta: float = 10_000.0  # global layers
+    rope_stretch: float = 1.0  # positions of global layers are divided by it (Chen et al. 2023, arXiv 2306.15595)
     local_rope_theta: float = 10_000.0  # sliding-window layers
     window: int | None = None  # positions a local layer sees; None: every layer is global
     local_per_global: int = 0  # local layers between two global ones

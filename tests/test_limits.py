@@ -53,7 +53,8 @@ def test_a_value_beyond_its_range_is_refused_with_its_number(path, end, distance
     if math.isinf(limit):
         return
     value = limit + (distance if end else -distance)
-    value = int(value) if isinstance(field_at(RECIPE, path), int) and float(value).is_integer() else float(value)
+    whole = not isinstance(field_at(RECIPE, path), float) and float(value).is_integer()  # a field of none may be whole
+    value = int(value) if whole else float(value)
     message = refused(f"{path}={value}")
     assert f"'{path}'" in message
     assert f"{value:g}" in message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -21,12 +23,33 @@ def layer_windows(config: DecoderConfig, longest: int = 1 << 30) -> list[int]:
     return [longest if (i + 1) % period == 0 else config.window for i in range(config.num_layers)]
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Rotary:
+    """How far a layer sees and how it turns: window int, theta float, stretch float or None; [L] or of one layer."""
+
+    window: Array
+    theta: Array
+    stretch: Array | None
+
+    @classmethod
+    def of(cls, config: DecoderConfig) -> Rotary:
+        windows = layer_windows(config)
+        local = [w == config.window for w in windows]
+        stretch = None
+        if config.rope_stretch != 1.0:
+            stretch = jnp.array([1.0 if is_local else config.rope_stretch for is_local in local])
+        thetas = jnp.array([config.local_rope_theta if is_local else config.rope_theta for is_local in local])
+        return cls(jnp.array(windows), thetas, stretch)
+
+
 class DecoderBlock(nnx.Module):
     """Attention and gated MLP, norms before and, if asked, after (Gemma 2 and 3)."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.norm_attention = RMSNorm(config.width)
+        epsilon = config.norm_epsilon
+        self.norm_attention = RMSNorm(config.width, epsilon)
         self.attention = Attention(
             config.width,
             config.num_heads,
@@ -34,36 +57,38 @@ class DecoderBlock(nnx.Module):
             config.head_dim,
             rngs=rngs,
             soft_cap=config.attention_soft_cap,
+            norm_epsilon=epsilon,
         )
-        self.norm_mlp = RMSNorm(config.width)
+        self.norm_mlp = RMSNorm(config.width, epsilon)
         self.mlp = GatedMLP(config.width, config.mlp_width, rngs=rngs, activation=config.activation)
         if config.post_norm:
-            self.post_attention = RMSNorm(config.width)
-            self.post_mlp = RMSNorm(config.width)
+            self.post_attention = RMSNorm(config.width, epsilon)
+            self.post_mlp = RMSNorm(config.width, epsilon)
+
+    def project(self, x: Array, positions: Array, rotary: Rotary) -> tuple[Array, Array, Array]:
+        """Rotated, scaled queries [B T H Dh], rotated keys and values [B T K Dh] of x [B T D]."""
+        q, k, v = self.attention.project(normed := self.norm_attention(x), normed)
+        scale = (self.config.query_scalar or self.config.head_dim) ** -0.5
+        q = rotate(q, positions, rotary.theta, rotary.stretch) * scale
+        return q, rotate(k, positions, rotary.theta, rotary.stretch), v
+
+    def finish(self, x: Array, q: Array, keys: Array, values: Array, mask: Array) -> Array:
+        """The block's output [B T D]: attention over keys and values [B S K Dh] where mask bool [B T S], then MLP."""
+        mixed = attend(q, keys, values, mask, self.attention.soft_cap)
+        mixed = mixed.reshape(*x.shape[:2], -1) @ self.attention.out[...].astype(x.dtype)
+        x = x + (self.post_attention(mixed) if self.config.post_norm else mixed)
+        hidden = self.mlp(self.norm_mlp(x))
+        return x + (self.post_mlp(hidden) if self.config.post_norm else hidden)
 
     def __call__(
-        self,
-        x: Array,
-        positions: Array,
-        mask: Array,
-        distance: Array,
-        window: Array,
-        theta: Array,
-        cache: Cache | None,
+        self, x: Array, positions: Array, mask: Array, distance: Array, rotary: Rotary, cache: Cache | None
     ) -> tuple[Array, Cache]:
         """x [B T D]; mask bool and distance int [B T S]; cache: rotated keys and values [B S-T K Dh]."""
-        attention = self.attention
-        q, k, v = attention.project(normed := self.norm_attention(x), normed)
-        q = rotate(q, positions, theta) * self.config.head_dim**-0.5
-        k = rotate(k, positions, theta)
+        q, k, v = self.project(x, positions, rotary)
         keys, values = (
             (k, v) if cache is None else (jnp.concatenate([cache[0], k], 1), jnp.concatenate([cache[1], v], 1))
         )
-        mixed = attend(q, keys, values, mask & (distance < window), attention.soft_cap)
-        mixed = mixed.reshape(*x.shape[:2], -1) @ attention.out[...].astype(x.dtype)
-        x = x + (self.post_attention(mixed) if self.config.post_norm else mixed)
-        hidden = self.mlp(self.norm_mlp(x))
-        return x + (self.post_mlp(hidden) if self.config.post_norm else hidden), (k, v)
+        return self.finish(x, q, keys, values, mask & (distance < rotary.window)), (k, v)
 
 
 class Decoder(nnx.Module):
@@ -80,7 +105,7 @@ class Decoder(nnx.Module):
             return DecoderBlock(config, rngs=rngs)
 
         self.layers = stack(rngs)
-        self.norm = RMSNorm(config.width)
+        self.norm = RMSNorm(config.width, config.norm_epsilon)
 
     def embed(self, ids: Array) -> Array:
         """ids int [B T] -> [B T D] in the compute dtype."""
@@ -98,20 +123,18 @@ class Decoder(nnx.Module):
         config = self.config
         keys_at = positions if key_positions is None else key_positions
         distance = positions[:, :, None] - keys_at[:, None, :]
-        windows = layer_windows(config)
-        thetas = jnp.array([config.local_rope_theta if w == config.window else config.rope_theta for w in windows])
         graph, weights = nnx.split(self.layers)
 
         def layer(x: Array, inputs: tuple) -> tuple[Array, Cache]:
-            weights, window, theta, layer_cache = inputs
-            return nnx.merge(graph, weights)(x, positions, mask, distance, window, theta, layer_cache)
+            weights, rotary, layer_cache = inputs
+            return nnx.merge(graph, weights)(x, positions, mask, distance, rotary, layer_cache)
 
         policies = {"none": None, "full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
         if config.remat not in policies:
             raise ValueError(f"unknown remat policy '{config.remat}'; known: {', '.join(policies)}")
         if config.remat != "none":
             layer = jax.checkpoint(layer, policy=policies[config.remat])
-        inputs = (weights, jnp.array(windows), thetas, cache)
+        inputs = (weights, Rotary.of(config), cache)
         if config.scan_layers:
             x, new = jax.lax.scan(layer, x, inputs)
         else:

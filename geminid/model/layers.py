@@ -25,7 +25,7 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: Array) -> Array:
         wide = x.astype(jnp.float32)
         normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon)
-        return (normed * (1.0 + self.scale[...])).astype(x.dtype)
+        return (normed * (1.0 + self.scale[...].astype(jnp.float32))).astype(x.dtype)
 
 
 def dense(d_in: int, d_out: int, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.Param:
@@ -34,10 +34,15 @@ def dense(d_in: int, d_out: int, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.Para
     return nnx.Param(init(rngs.params(), (d_in, d_out), jnp.float32))
 
 
-def rotate(x: Array, positions: Array, theta: Array | float) -> Array:
-    """Rotary position embedding (Su et al. 2021), half-split layout. x: [B T H Dh]; positions: int [B T]."""
+def rotate(x: Array, positions: Array, theta: Array | float, stretch: Array | None = None) -> Array:
+    """Rotary position embedding (Su et al. 2021), half-split layout. x: [B T H Dh]; positions: int [B T].
+
+    stretch: positions are divided by it (Chen et al. 2023, arXiv 2306.15595).
+    """
     half = x.shape[-1] // 2
     frequency = jnp.asarray(theta, jnp.float32) ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    if stretch is not None:
+        frequency = frequency / stretch
     angle = positions[..., None].astype(jnp.float32) * frequency  # [B T Dh/2]
     sin, cos = jnp.sin(angle)[:, :, None], jnp.cos(angle)[:, :, None]
     a, b = jnp.split(x.astype(jnp.float32), 2, -1)
@@ -74,6 +79,7 @@ class Attention(nnx.Module):
         rngs: nnx.Rngs,
         soft_cap: float | None = None,
         context_width: int | None = None,
+        norm_epsilon: float = 1e-6,
     ):
         if num_heads % num_kv_heads:
             raise ValueError(f"{num_heads} heads cannot share {num_kv_heads} key-value heads; choose a divisor")
@@ -83,8 +89,8 @@ class Attention(nnx.Module):
         self.k = dense(context_width or width, num_kv_heads * head_dim, rngs)
         self.v = dense(context_width or width, num_kv_heads * head_dim, rngs)
         self.out = dense(num_heads * head_dim, width, rngs)
-        self.q_norm = RMSNorm(head_dim)
-        self.k_norm = RMSNorm(head_dim)
+        self.q_norm = RMSNorm(head_dim, norm_epsilon)
+        self.k_norm = RMSNorm(head_dim, norm_epsilon)
 
     def project(self, x: Array, context: Array) -> tuple[Array, Array, Array]:
         heads, kv_heads, head_dim = self.shape

@@ -22,7 +22,10 @@ GEMMA = dataclasses.replace(  # everything switched on
     num_kv_heads=2,
     window=3,
     local_per_global=1,
+    norm_epsilon=1e-2,
+    query_scalar=11.0,
     rope_theta=1000.0,
+    rope_stretch=3.0,
     local_rope_theta=50.0,
     post_norm=True,
     attention_soft_cap=2.0,
@@ -65,25 +68,26 @@ def numpy_decoder(config: DecoderConfig, ids: np.ndarray) -> tuple[np.ndarray, n
     groups, half = config.num_heads // config.num_kv_heads, config.head_dim // 2
 
     def norm(x, scale):
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * (1 + scale)
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_epsilon) * (1 + scale)
 
-    def turn(x, theta):  # [T Dh]
+    def turn(x, is_local):  # [T Dh]
+        theta = config.local_rope_theta if is_local else config.rope_theta
+        positions = np.arange(len(x))[:, None] / (1 if is_local else config.rope_stretch)
         numbers = x[:, :half] + 1j * x[:, half:]
-        numbers = numbers * np.exp(1j * np.arange(len(x))[:, None] * theta ** (-np.arange(half) / half))
+        numbers = numbers * np.exp(1j * positions * theta ** (-np.arange(half) / half))
         return np.concatenate([numbers.real, numbers.imag], -1)
 
     def heads(x, weight, count):
         return (x @ weight).reshape(len(x), count, -1).transpose(1, 0, 2)
 
     def layer(x, p, is_local):
-        theta = config.local_rope_theta if is_local else config.rope_theta
         normed, a = norm(x, p["norm_attention"]["scale"]), p["attention"]
-        q = [turn(norm(h, a["q_norm"]["scale"]), theta) for h in heads(normed, a["q"], config.num_heads)]
-        k = [turn(norm(h, a["k_norm"]["scale"]), theta) for h in heads(normed, a["k"], config.num_kv_heads)]
+        q = [turn(norm(h, a["q_norm"]["scale"]), is_local) for h in heads(normed, a["q"], config.num_heads)]
+        k = [turn(norm(h, a["k_norm"]["scale"]), is_local) for h in heads(normed, a["k"], config.num_kv_heads)]
         v = heads(normed, a["v"], config.num_kv_heads)
         mixed = []
         for h in range(config.num_heads):
-            scores = q[h] @ k[h // groups].T / np.sqrt(config.head_dim)
+            scores = q[h] @ k[h // groups].T / np.sqrt(config.query_scalar or config.head_dim)
             if config.attention_soft_cap:
                 scores = config.attention_soft_cap * np.tanh(scores / config.attention_soft_cap)
             distance = np.arange(len(x))[:, None] - np.arange(len(x))
