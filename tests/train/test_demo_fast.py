@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,3 +155,27 @@ def test_a_broken_picture_is_one_line_and_exit_code_2(unbroken, tmp_path):
     assert process.returncode == 2
     assert len(err.strip().splitlines()) == 1
     assert "broken.png" in err
+
+
+def test_slices_that_are_killed_end_with_the_bits_of_one_process(unbroken: Path, tmp_path: Path):
+    """Three slices and a standby, one of the slices killed with SIGKILL: parameters, curve and cursor are the same."""
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run, ignore=shutil.ignore_patterns("joint", "joint.jsonl", "lock", "checkpoints"))
+    process = start("train", "demo_fast", "--slices", "3", "--standbys", "1", "--run-dir", str(run), "--json")
+    status, killed = run / "slices" / "status.json", None
+    while killed is None and process.poll() is None:
+        time.sleep(0.02)
+        told = json.loads(status.read_text()) if status.is_file() else {"step": 0, "slices": {}}
+        if told["step"] >= 5:
+            killed = told["slices"]["slice-0@0.1"]["pid"]
+            os.kill(killed, signal.SIGKILL)
+    result = json.loads(finish(process).splitlines()[-1])
+    for file in ("stages/joint/params.safetensors", "stages/joint/cursor.json", "curves/joint.jsonl"):
+        assert (run / file).read_bytes() == (unbroken / file).read_bytes(), file
+    events = [json.loads(line) for line in (run / "slices" / "events.jsonl").read_text().splitlines()]
+    assert any(event["kind"] == "lost" and event["slice"] == "slice-0@0.1" for event in events)
+    assert [event["step"] for event in events if event["kind"] == "commit"] == list(range(1, 61))
+    spent = result["classes_s"]["slice-1"]
+    assert sum(spent.values()) == pytest.approx(result["elapsed_s"], abs=1e-6)
+    finish(start("goodput", str(run)))
+    assert "<svg" in (run / "goodput.html").read_text()
