@@ -58,7 +58,13 @@ def demo_fast() -> Recipe:
         codec_stage=StageConfig(steps=60, batch=32, save_every=20),
         vision_stage=StageConfig(steps=60, batch=32, save_every=20),
         audio_stage=StageConfig(steps=40, batch=16, save_every=20),
-        joint=JointConfig(stage=StageConfig(steps=60, batch=8, save_every=20), shards=4, max_pictures=64, max_clips=32),
+        joint=JointConfig(
+            stage=StageConfig(steps=60, batch=8, save_every=20),
+            shards=4,
+            max_pictures=64,
+            max_clips=32,
+            answer_share=0.75,
+        ),
         judge_steps=60,
     )
 
