@@ -7,7 +7,6 @@ finds it by this name. Actors ask each other directly; what they hand over goes 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import os
 from collections.abc import Iterable
@@ -287,8 +286,3 @@ def start(address: str | None) -> None:
         **options, include_dashboard=None if address else False, log_to_driver=False, logging_level=logging.ERROR,
         configure_logging=True,
     )  # fmt: skip
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses as dictionaries, for JSON."""
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
