@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,13 @@ class RayTransport:
             ray.kill(process.handle)
 
 
+def end_all() -> None:
+    """Ends every named actor of this namespace: those of a cluster that was joined would outlive the run."""
+    for name in ray.util.list_named_actors():
+        with suppress(ValueError):
+            ray.kill(ray.get_actor(name))
+
+
 def _number(device: str) -> int:
     return int(device.rpartition("-")[2])
 
@@ -278,11 +286,14 @@ def deadlines(shard_s: float, num_shards: int) -> m.Deadlines:
     )
 
 
-def start(address: str | None) -> None:
-    """Joins the Ray cluster at `address`, or starts one on this machine that ends with this process."""
+def start(address: str | None, namespace: str) -> None:
+    """Joins the Ray cluster at `address`, or starts one on this machine that ends with this process.
+
+    Names of actors are looked up in `namespace` from here on, in actors too.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {"address": address} if address else {"num_cpus": max(8, os.cpu_count() or 1)}
     ray.init(
-        **options, include_dashboard=None if address else False, log_to_driver=False, logging_level=logging.ERROR,
-        configure_logging=True,
+        **options, namespace=namespace, include_dashboard=None if address else False, log_to_driver=False,
+        logging_level=logging.ERROR, configure_logging=True,
     )  # fmt: skip

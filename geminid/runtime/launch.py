@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from geminid.config import Recipe
-from geminid.runtime.cluster import Spec, start
+from geminid.runtime.cluster import Spec, end_all, start
 from geminid.runtime.conductor import Conductor, Places
 from geminid.runtime.requests import HERE, Cluster, Fleet
 from geminid.runtime.timeline import totals
@@ -80,12 +80,12 @@ def conduct(
 ) -> dict[str, Any]:
     """The joint stage on slices, to its end or to `stop_at` steps. beside(namespace): what goes on meanwhile.
 
-    RuntimeError says why a run cannot go on.
+    ChildProcessError says why a run cannot go on.
     """
     places, namespace = Places(run), namespace_of(run)
     job = Job(recipe, run.path.absolute(), dataset_path.absolute())
     spec = Spec(job, places.checkpoints.absolute(), not cluster.resources, checked, cluster.resources)
-    start(cluster.ray_address)
+    start(cluster.ray_address, namespace)
     try:
         actor: Any = ray.remote(Conductor)
         actor = actor.options(
@@ -98,6 +98,7 @@ def conduct(
                 shown.update("joint", read_json(places.status).get("step", 0))
             return ray.get(ended)
     except ray.exceptions.RayTaskError as error:
-        raise RuntimeError(str(error.cause)) from error
+        raise ChildProcessError(str(error.cause)) from error
     finally:
+        end_all()
         ray.shutdown()

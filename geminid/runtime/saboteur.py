@@ -130,9 +130,14 @@ class Saboteur:
         warm = [name for name, process in status.get("slices", {}).items() if process["pid"]]
         team = self._last_team()
         alive = len(warm) == self.fleet_size and len(team) == self.slices and set(team) <= set(warm)
-        last = next((row["t"] for row in reversed(self.rows()) if row["kind"] == "commit"), 0.0)
-        fresh = not self.wounds or last > self.wounds[-1].at_s + STATUS_S
+        fresh = not self.wounds or self._is_past(self.wounds[-1])
         return alive and fresh and (Fault.RESTART not in self.faults or bool(found(self.places.checkpoints)))
+
+    def _is_past(self, wound: Wound) -> bool:
+        """A while after it a step was committed that was not before: also what went back to the disk has caught up."""
+        commits = [row for row in self.rows() if row["kind"] == "commit"]
+        before = max((row["step"] for row in commits if row["t"] <= wound.at_s), default=0)
+        return bool(commits) and commits[-1]["t"] > wound.at_s + STATUS_S and commits[-1]["step"] > before
 
     def _hurt(self, fault: Fault, rng: random.Random) -> None:
         status = read_json(self.places.status)
