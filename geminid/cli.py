@@ -22,7 +22,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
 from geminid.plan.requests import BudgetRequest, LadderRequest, TopologyRequest
-from geminid.runtime.requests import HERE, NO_FLEET, Cluster, Fleet, SoakRequest
+from geminid.runtime.requests import HERE, NO_FLEET, Cluster, Fleet, OverheadRequest, SoakRequest
 
 if TYPE_CHECKING:
     from geminid.config import Recipe
@@ -43,6 +43,7 @@ Json = Annotated[FlagCreatePairsOff[bool], arg(help="Print the result as one JSO
 app = SubcommandApp()
 data = SubcommandApp()
 plan = SubcommandApp()
+bench = SubcommandApp()
 
 
 def command(group: SubcommandApp, name: str) -> Callable[[Command], Command]:
@@ -203,6 +204,24 @@ def draw(
     from geminid.evaluate.ask import draw as draw_picture
 
     _answer(draw_picture(prompt, style, out, run_dir, seed), json, title=str(out))
+
+
+app.command(bench, name="bench", help="What things cost, as ratios within one run: overhead.")
+
+
+@command(bench, "overhead")
+def overhead(
+    request: Annotated[OverheadRequest, arg(name="")],
+    recipe: Name = "demo",
+    run_dir: Annotated[Path, arg(metavar="DIR", help="Made anew each time.")] = Path("runs/overhead"),
+    overrides: Overrides = (),
+    json: Json = False,
+) -> None:
+    """What copies, digests, checks and the ledger cost a run of slices that nothing disturbs."""
+    chosen = _recipe(recipe, overrides)
+    from geminid.runtime.overhead import overhead as measure
+
+    _answer(measure(chosen, request, run_dir, _dataset_path(chosen)), json, title=f"overhead of {chosen.name}")
 
 
 app.command(plan, name="plan", help="Before a run: budget | ladder | topology | goodput.")

@@ -22,10 +22,13 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from geminid.runtime import messages as m
 from geminid.runtime.exchange import PeerFailed
 from geminid.runtime.faults import Harm, Point
+from geminid.runtime.replicas import FAULTS_A_DAY, Place
+from geminid.runtime.requests import ALWAYS, Checking
 from geminid.runtime.slice import Answer
 from geminid.runtime.work import Job
 
 ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "RAY_DEDUP_LOGS": "0"}
+PLACE = "GEMINID_PLACE"  # environment variable of a node, set where `ray start` is called
 SERVERS = 16  # threads that answer peers
 ATTEMPTS = 5  # to start a device's process in a row, before it is left alone
 LONGEST_S = 3600.0  # for a copy; the controller's deadline comes first
@@ -38,8 +41,17 @@ class Spec:
     job: Job
     checkpoints: Path
     one_core: bool  # each computes on one core, as on a laptop: with another number of cores the bits differ
-    checked: bool = True
+    checking: Checking = ALWAYS
     resources: tuple[tuple[str, float], ...] = ()  # Ray's, by name: of one slice
+
+
+def place() -> Place:
+    """Failure domains of this process: PLACE, such as pod-0/cube-3/host-7, or its node of the cluster alone."""
+    named = os.environ.get(PLACE, "")
+    levels = tuple(named.split("/")) if named else (ray.get_runtime_context().get_node_id(),)
+    if len(levels) > len(FAULTS_A_DAY):
+        raise ValueError(f"{PLACE} is '{named}'; give at most {len(FAULTS_A_DAY)} levels: {'/'.join(FAULTS_A_DAY)}")
+    return levels
 
 
 def pin(core: int) -> None:
@@ -110,7 +122,7 @@ class SliceActor:
             self._shard_s = work.warm_up() if work is not None else 0.0
             checkpoints = Checkpoints(self._spec.checkpoints, work.names if work is not None else ())
             peers = RayPeers(self._namespace)
-            self._slice = Slice(self._name, self._device, work, peers, checkpoints, self._spec.checked)
+            self._slice = Slice(self._name, self._device, work, peers, checkpoints, self._spec.checking, place())
         return self._slice.hello(), self._shard_s, os.getpid()
 
     async def alive(self) -> None:
@@ -186,6 +198,7 @@ class RayTransport:
             options |= {"num_cpus": wanted.pop("CPU", 0), "num_gpus": wanted.pop("GPU", 0), "resources": wanted}
         handle = self._actor.options(
             name=name, namespace=self.namespace, lifetime="detached", max_restarts=0, max_concurrency=1000,
+            scheduling_strategy="SPREAD",
             runtime_env={"env_vars": ENVIRONMENT}, **options,
         ).remote(self.spec, name, device, number, computes, self.namespace)  # fmt: skip
         self._watch(Process(name, device, computes, handle))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from geminid.runtime.checkpoints import found
 from geminid.runtime.cluster import RayTransport, Spec, deadlines, devices
 from geminid.runtime.controller import Controller
 from geminid.runtime.driver import Driver, Log
-from geminid.runtime.requests import Fleet
+from geminid.runtime.metrics import Metrics, Snapshot
+from geminid.runtime.requests import Cluster, Fleet
 from geminid.runtime.timeline import Spans
 from geminid.train.rundir import RunDir, read_json, write_json
 
@@ -47,15 +49,25 @@ class Places:
         return self.run.stage("joint") / "slices"
 
 
-class Conductor:
-    """An actor: `run` is called once, and again by Ray if the process dies. stop_at: steps; None: the recipe's."""
+def namespace_of(run_dir: Path) -> str:
+    """Ray's, one per run directory: a later controller finds the slices of this run and no other's."""
+    return "geminid-" + hashlib.sha256(str(run_dir.absolute()).encode()).hexdigest()[:12]
 
-    def __init__(self, spec: Spec, fleet: Fleet, namespace: str, stop_at: int | None = None) -> None:
-        self.spec, self.fleet, self.namespace = spec, fleet, namespace
+
+class Conductor:
+    """An actor: `run` is called once, and again by Ray if the process dies.
+
+    session: names this launch among those of the run. stop_at: steps; None: the recipe's.
+    """
+
+    def __init__(self, spec: Spec, fleet: Fleet, cluster: Cluster, session: str, stop_at: int | None = None) -> None:
+        self.spec, self.fleet, self.session = spec, fleet, session
+        self.namespace = namespace_of(spec.job.run_dir)
         self.recipe = spec.job.recipe
         self.places = Places(RunDir(spec.job.run_dir))
         self._stop_at = stop_at
         self._shown = 0.0
+        self._metrics = None if cluster.metrics_port is None else Metrics(cluster.metrics_port, cluster.metrics_host)
 
     def stop(self) -> None:
         """End the run at the next commit, beside `run`."""
@@ -80,7 +92,7 @@ class Conductor:
         return incarnation
 
     def _conduct(self, transport: RayTransport, incarnation: int) -> dict[str, object]:
-        spans = Spans(self.places.ledgers / f"{incarnation}.json", self.fleet.slices)
+        spans = Spans(self.places.ledgers / f"{incarnation}.json", self.session, self.fleet.slices)
         hellos = self._assemble(transport)
         joint = self.recipe.joint
         policy = m.Policy(
@@ -96,7 +108,7 @@ class Conductor:
             self.places.events, self.places.run.curve("joint"), joint.stage.log_every, joint.stage.steps, incarnation
         )
         controller = Controller(policy, incarnation)
-        driver = Driver(controller, transport, log, spans, lambda done: self._show(transport, done), self._is_to_stop)
+        driver = Driver(controller, transport, log, spans, lambda done: self._show(transport, driver), self._is_to_stop)
         ending = driver.run(m.Start(tuple(hellos), tuple(found(self.places.checkpoints))))
         if ending.copy is None:
             raise RuntimeError(ending.reason)
@@ -104,7 +116,7 @@ class Conductor:
         if ending.copy.step == policy.num_steps:
             ray.get(transport.processes[winner].handle.finish.remote())
         self._shown = 0.0
-        self._show(transport, ending.copy.step)
+        self._show(transport, driver)
         return {
             "step": ending.copy.step,
             "digest": f"{ending.copy.digest:016x}",
@@ -132,9 +144,11 @@ class Conductor:
             raise RuntimeError(f"no slice was ready within {START_S:g} s; give the machine fewer slices")
         return hellos
 
-    def _show(self, transport: RayTransport, done: int) -> None:
+    def _show(self, transport: RayTransport, driver: Driver) -> None:
         if time.monotonic() - self._shown < STATUS_S:
             return
         self._shown = time.monotonic()
+        if self._metrics is not None:
+            self._metrics.snapshot = Snapshot.of(driver)
         slices = {p.name: {"pid": p.pid, "device": p.device} for p in transport.processes.values()}
-        write_json(self.places.status, {"step": done, "controller": os.getpid(), "slices": slices})
+        write_json(self.places.status, {"step": driver.controller.step, "controller": os.getpid(), "slices": slices})

@@ -19,6 +19,7 @@ from geminid.runtime import messages as m
 from geminid.runtime.members import Role
 from geminid.runtime.messages import Command, Copy, Event, Finding, Policy, Waiting
 from geminid.runtime.recovery import Guest, Phase, Purpose, Recovery
+from geminid.runtime.replicas import choose, survival
 from geminid.runtime.verdicts import assign, judge, majority
 
 
@@ -72,6 +73,13 @@ class Controller(Recovery):
             self._handlers[type(event)](event)
         return self._out
 
+    @property
+    def survival(self) -> float:
+        """Probability that a copy of the committed state in memory outlives `COPIES_S`, from here on."""
+        arrived = [name for name, guest in self.guests.items() if guest.digest is not None]
+        holders = [self.members.by_name[name].place for name in (*self.members.active, *arrived)]
+        return survival(holders, self.policy.hazards)
+
     # --- a step: gradients, update, commit ---
 
     def _begin(self, fresh: bool = False) -> None:
@@ -110,8 +118,12 @@ class Controller(Recovery):
         purposes = dict.fromkeys(joiners, Purpose.JOIN)
         if self._audit_is_due() and spare:
             purposes[spare.pop(0)] = Purpose.AUDIT
-        lacking = max(0, self.policy.copies - len(active) - len(purposes))
-        purposes |= dict.fromkeys([*self.members.keepers, *spare][:lacking], Purpose.KEEP)
+        places = {name: member.place for name, member in self.members.by_name.items()}
+        holders = [*active, *purposes]
+        candidates = {name: places[name] for name in (*self.members.keepers, *spare)}
+        lacking = self.policy.copies - len(holders)
+        keepers = choose(candidates, lacking, [places[name] for name in holders], self.policy.hazards)
+        purposes |= dict.fromkeys(keepers, Purpose.KEEP)
         for k, (name, purpose) in enumerate(purposes.items()):
             turn = (k + self.step) % len(active)  # nobody serves all
             self._fetch(name, Guest(purpose, active[turn:] + active[:turn], copy))

@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from geminid.runtime.recovery import Phase
 from geminid.runtime.slice import Answer
 from geminid.runtime.timeline import Spans
 from geminid.runtime.work import metrics_of
+from geminid.train.rundir import read_rows
 
 
 class Transport(Protocol):
@@ -43,7 +45,7 @@ class Transport(Protocol):
 class Log:
     """events.jsonl and the curve of a run of slices, appended to as it goes.
 
-    A row of the log has "t", seconds of the machine's monotonic clock.
+    A row of the log has "t", seconds of the machine's monotonic clock; a commit's has "books_s", what the ledger cost.
     """
 
     events: Path
@@ -51,14 +53,11 @@ class Log:
     log_every: int
     num_steps: int
     incarnation: int = 0
-    rows: dict[int, dict[str, float]] = field(default_factory=dict)
+    last: int | None = None  # step of the curve's last row; None: not looked at yet
 
     def __post_init__(self) -> None:
         for path in (self.events, self.curve):
             path.parent.mkdir(parents=True, exist_ok=True)
-        if self.curve.is_file():
-            kept = map(json.loads, self.curve.read_text().splitlines())
-            self.rows = {row["step"]: row for row in kept}
 
     def note(self, kind: str, **what: Any) -> None:
         with self.events.open("a") as file:
@@ -69,10 +68,17 @@ class Log:
         """A row of the curve every `log_every` steps; rows of later steps are of a time that was rolled back."""
         if copy.step % self.log_every and copy.step != self.num_steps:
             return
-        self.rows = {step: row for step, row in self.rows.items() if step < copy.step}
-        self.rows[copy.step] = {"step": copy.step, **metrics_of(metrics)}
+        if self.last is None or self.last >= copy.step:
+            self._cut(copy.step)
+        with self.curve.open("a") as file:
+            file.write(json.dumps({"step": copy.step, **metrics_of(metrics)}) + "\n")
+        self.last = copy.step
+
+    def _cut(self, step: int) -> None:
+        """Rows before `step` stay, and whole rows only."""
+        kept = [row for row in read_rows(self.curve) if row["step"] < step]
         partial = self.curve.with_name(self.curve.name + ".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in self.rows.values()))
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
         partial.replace(self.curve)
 
 
@@ -108,6 +114,8 @@ class Driver:
         self._deadlines: dict[int, float] = {}  # by wait, on time.monotonic()'s scale
         self._dismissed: dict[str, float] = {}  # slice -> when its process is ended
         self._metrics: dict[str, np.float32] = {}
+        self.findings: Counter[str] = Counter()
+        self._books_s = 0.0  # spent on the ledger since the last commit
         self._ending: Ending | None = None
 
     def run(self, start: m.Start) -> Ending:
@@ -148,12 +156,15 @@ class Driver:
         commands = self.controller.on(event)
         now = time.monotonic_ns()
         self.books.on(now, self.controller, event, commands)
+        self._books_s += (time.monotonic_ns() - now) / 1e9
         for command in commands:
             self._carry_out(command)
         commits = [command for command in commands if isinstance(command, m.Commit)]
         if commits:
             copy = commits[0].copy
-            self.log.note("commit", step=copy.step, digest=f"{copy.digest:016x}", team=[c.slice for c in commits])
+            team = [command.slice for command in commits]
+            self.log.note("commit", step=copy.step, digest=f"{copy.digest:016x}", team=team, books_s=self._books_s)
+            self._books_s = 0.0
             self.log.committed(copy, self._metrics)
             self.spans.mark(now)
             self.report(copy.step)
@@ -161,12 +172,15 @@ class Driver:
                 self._ending = Ending(copy)
         elif was is not self.controller.phase and self.controller.phase is Phase.ROLL_CALL:
             self.log.note("roll call", step=self.controller.step)
+        before = time.monotonic()
         self.spans.flush(now)
+        self._books_s += time.monotonic() - before
 
     def _carry_out(self, command: m.Command) -> None:
         if isinstance(command, m.Wait):
             self._deadlines[command.wait] = time.monotonic() + command.deadline_s
         elif isinstance(command, m.Record):
+            self.findings[str(command.finding)] += 1
             self.log.note("record", **dataclasses.asdict(command))
         elif isinstance(command, m.Finish):
             self._ending = Ending(command.copy)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -13,8 +13,8 @@ import ray
 
 from geminid.config import Recipe
 from geminid.runtime.cluster import Spec, end_all, start
-from geminid.runtime.conductor import Conductor, Places
-from geminid.runtime.requests import HERE, Cluster, Fleet
+from geminid.runtime.conductor import Conductor, Places, namespace_of
+from geminid.runtime.requests import ALWAYS, HERE, Checking, Cluster, Fleet
 from geminid.runtime.timeline import totals
 from geminid.runtime.work import Job
 from geminid.train import child
@@ -63,18 +63,13 @@ def write_codes(recipe: Recipe, run_dir: Path, dataset_path: Path) -> None:
     encode_pictures(Workshop(recipe, RunDir(run_dir), dataset_path, lambda done: None))
 
 
-def namespace_of(run: RunDir) -> str:
-    """One per run directory: a later controller finds the slices of this run and no other's."""
-    return "geminid-" + hashlib.sha256(str(run.path.absolute()).encode()).hexdigest()[:12]
-
-
 def conduct(
     recipe: Recipe,
     run: RunDir,
     dataset_path: Path,
     fleet: Fleet,
     cluster: Cluster = HERE,
-    checked: bool = True,
+    checking: Checking = ALWAYS,
     stop_at: int | None = None,
     beside: Callable[[str], AbstractContextManager[Any]] = lambda namespace: nullcontext(),
 ) -> dict[str, Any]:
@@ -82,16 +77,16 @@ def conduct(
 
     ChildProcessError says why a run cannot go on.
     """
-    places, namespace = Places(run), namespace_of(run)
+    places, namespace = Places(run), namespace_of(run.path)
     job = Job(recipe, run.path.absolute(), dataset_path.absolute())
-    spec = Spec(job, places.checkpoints.absolute(), not cluster.resources, checked, cluster.resources)
+    spec = Spec(job, places.checkpoints.absolute(), not cluster.resources, checking, cluster.resources)
     start(cluster.ray_address, namespace)
     try:
         actor: Any = ray.remote(Conductor)
         actor = actor.options(
             num_cpus=0, name="conductor", namespace=namespace, max_restarts=-1, max_task_retries=-1, max_concurrency=2
         )
-        handle = actor.remote(spec, fleet, namespace, stop_at)
+        handle = actor.remote(spec, fleet, cluster, uuid.uuid4().hex, stop_at)
         ended = handle.run.remote()
         with beside(namespace), bars({"joint": recipe.joint.stage.steps}) as shown:
             while not ray.wait([ended], timeout=POLL_S)[0]:

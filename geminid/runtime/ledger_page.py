@@ -8,9 +8,8 @@ from typing import Any
 
 from geminid.runtime.conductor import Places
 from geminid.runtime.goodput import Activity
-from geminid.runtime.saboteur import read_events
 from geminid.runtime.timeline import STEP, ledgers, totals
-from geminid.train.rundir import RunDir
+from geminid.train.rundir import RunDir, read_rows
 
 COLOURS = {
     STEP: "#4c9f70", Activity.USEFUL: "#4c9f70", Activity.DEGRADED: "#a5c882", Activity.DETECTION: "#d1495b",
@@ -57,16 +56,21 @@ def _timeline(places: Places) -> str:
     from matplotlib.patches import Patch
 
     parts = ledgers(places.ledgers)
-    begun = parts[0]["begun_ns"]
-    spans = [span for part in parts for span in part["spans"]]
+    shifts = {part["controller"]: part["shift_ns"] for part in parts}
+    spans = [
+        (device, what, begin + part["shift_ns"], end + part["shift_ns"])
+        for part in parts
+        for device, what, begin, end in part["spans"]
+    ]
     devices = sorted({device for device, *_ in spans})
     figure = Figure(figsize=(14, 1.2 + INCH_PER_DEVICE * len(devices)), layout="constrained")
     axes = figure.add_subplot()
     for row, device in enumerate(devices):
         own = [span for span in spans if span[0] == device]
-        bars = [((begin - begun) / 1e9, (end - begin) / 1e9) for _, _, begin, end in own]
+        bars = [(begin / 1e9, (end - begin) / 1e9) for _, _, begin, end in own]
         axes.broken_barh(bars, (row - 0.4, 0.8), facecolors=[COLOURS[what] for _, what, _, _ in own])
-    losses = [row["t"] - begun / 1e9 for row in read_events(places.events) if row["kind"] == "lost"]
+    lost = [row for row in read_rows(places.events) if row["kind"] == "lost"]
+    losses = [row["t"] + shifts[row["controller"]] / 1e9 for row in lost if row["controller"] in shifts]
     axes.vlines(losses, -0.5, len(devices) - 0.5, colors="black", linewidth=0.6)
     axes.set_yticks(range(len(devices)), devices)
     axes.set_xlabel("seconds; black: a process ended")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from geminid.runtime.messages import Hello
+from geminid.runtime.replicas import Place
 
 
 class Role(StrEnum):
@@ -25,6 +26,7 @@ class Member:
     device: str
     computes: bool
     role: Role
+    place: Place
 
 
 class Members:
@@ -56,7 +58,7 @@ class Members:
         if known is not None and known.role is not Role.MISSING:
             return False
         role = Role.QUARANTINED if hello.device in self.quarantined else Role.STANDBY
-        self.by_name[hello.slice] = Member(hello.device, hello.computes, role)
+        self.by_name[hello.slice] = Member(hello.device, hello.computes, role, hello.place or (hello.device,))
         return role is Role.STANDBY
 
     def appoint(self, name: str, role: Role) -> None:

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from geminid.runtime.replicas import Place, hazards
+
 DISK = "disk"  # as a `Fetch.source`: the checkpoint of that step
+COPIES_S = 600.0  # at most so long is a copy missing before another has been made
 FIRST = "first"  # as a `Fetch.source`: the recipe's own first state, made from its seed
 
 
@@ -68,6 +71,7 @@ class Hello:
     slice: str
     device: str  # what is quarantined: a restarted process on the same hardware does not come back
     computes: bool = True  # False: it keeps copies in memory, no more
+    place: Place = ()  # its failure domains; (): it shares none
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +340,7 @@ class Policy:
     max_replays: int = 3  # of one step that nobody can be blamed for
     max_strikes: int = 2  # transient faults after which a device is quarantined
     roll_calls: int = 3  # how often slices are asked what they hold before the disk is
+    hazards: tuple[float, ...] = hazards(COPIES_S)  # of failure domains by level; they choose who holds copies
     copy_tries: int = 10  # how often a copy that is known to be intact is fetched before the disk's, with pauses
     deadlines: Deadlines = Deadlines()
 

@@ -39,6 +39,12 @@ class Cluster:
     ray_address: Annotated[str | None, arg(help="Join this Ray cluster; one is started here unless given.")] = None
     gpus: Annotated[float, arg(help="GPUs of one slice.")] = 0
     tpus: Annotated[float, arg(help="TPU chips of one slice.")] = 0
+    metrics_port: Annotated[int | None, arg(help="Port at which the controller serves Prometheus metrics.")] = None
+    metrics_host: Annotated[str, arg(help="Address that it listens at; 0.0.0.0 for other machines.")] = "127.0.0.1"
+
+    def __post_init__(self) -> None:
+        if self.metrics_port is not None and not 0 < self.metrics_port < 1 << 16:
+            raise ValueError(f"--metrics-port is {self.metrics_port}; ports go from 1 to 65535")
 
     @property
     def resources(self) -> tuple[tuple[str, float], ...]:
@@ -47,6 +53,23 @@ class Cluster:
 
 
 NO_FLEET, HERE = Fleet(), Cluster()
+
+
+@dataclass(frozen=True)
+class Checking:
+    """In which steps digests are made and compared: in all, but where their cost is measured.
+
+    block: steps; then every other block of so many steps goes without.
+    """
+
+    block: int | None = None
+
+    def at(self, step: int) -> bool:
+        """step: committed steps before it."""
+        return self.block is None or step // self.block % 2 == 0
+
+
+ALWAYS = Checking()
 
 
 @dataclass(frozen=True)
@@ -71,3 +94,32 @@ class SoakRequest:
             raise ValueError("dead_standbys needs standbys; --standbys 1")
         if self.slices + self.standbys < 2:
             raise ValueError("a soak needs two slices or a standby: with one copy of the state a kill goes to the disk")
+
+
+PAIRS = 8  # of blocks, at least, that tell what something costs
+
+
+@dataclass(frozen=True)
+class OverheadRequest:
+    """What is measured. ValueError where it could tell nothing."""
+
+    slices: Annotated[int, arg(help="Slices that compute.")] = 2
+    shards: Annotated[int, arg(help="Logical shards of a step.")] = 4
+    steps: Annotated[int, arg(help="Of the joint stage.")] = 400
+    block: Annotated[int, arg(help="Steps with all of it on, then as many with all of it off, and so on.")] = 10
+    audit_every: Annotated[int, arg(help="Steps from one audit to the next.")] = 50
+
+    def __post_init__(self) -> None:
+        if self.slices < 2:
+            raise ValueError(f"{self.slices} slices exchange nothing; give --slices 2 or more")
+        if self.block < 2 or self.steps < 2 * PAIRS * self.block:
+            raise ValueError(
+                f"{self.steps} steps in blocks of {self.block} are fewer than {PAIRS} pairs of blocks of 2 or more:"
+                f" give --steps {2 * PAIRS * max(2, self.block)} or more"
+            )
+        if self.audit_every % (2 * self.block) == 0 and self.audit_every:
+            return
+        raise ValueError(
+            f"audits every {self.audit_every} steps fall into both kinds of blocks of {self.block}; give a multiple of"
+            f" {2 * self.block}"
+        )

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -46,17 +45,6 @@ class Wound:
     victim: str
     at_s: float
     how: str
-
-
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """Rows of a run's log so far; a row that is being written is left out."""
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        with suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
-    return rows
 
 
 @dataclass

@@ -19,6 +19,8 @@ from geminid.runtime.digest import state_digest
 from geminid.runtime.exchange import Board, Exchange, Header, PeerFailed, Peers
 from geminid.runtime.faults import Dropped, Point, Trap, flipped
 from geminid.runtime.messages import Attempt, Copy
+from geminid.runtime.replicas import Place
+from geminid.runtime.requests import ALWAYS, Checking
 from geminid.runtime.work import Leaves, Work
 from geminid.train.shards import Part
 
@@ -59,13 +61,20 @@ class Answer:
 
 
 class Slice:
-    """work: None in a process that only keeps copies. checked False leaves digests and checks out, for measurements."""
+    """work: None in a process that only keeps copies."""
 
     def __init__(
-        self, name: str, device: str, work: Work | None, peers: Peers, checkpoints: Checkpoints, checked: bool = True
+        self,
+        name: str,
+        device: str,
+        work: Work | None,
+        peers: Peers,
+        checkpoints: Checkpoints,
+        checking: Checking = ALWAYS,
+        place: Place = (),
     ) -> None:
         self.name, self.device, self.work, self.peers, self.checkpoints = name, device, work, peers, checkpoints
-        self.checked = checked
+        self.checking, self.place = checking, place
         self.trap = Trap()
         self.held: Held | None = None
         self.new: Held | None = None  # not committed yet
@@ -83,7 +92,7 @@ class Slice:
         }
 
     def hello(self) -> m.Hello:
-        return m.Hello(self.name, self.device, self.work is not None)
+        return m.Hello(self.name, self.device, self.work is not None, self.place)
 
     # --- commands ---
 
@@ -110,8 +119,8 @@ class Slice:
         self.trap.spring(Point.SAVE)
         return Answer(m.Saved(command.copy)) if self.checkpoints.save(command.copy, held.leaves) else None
 
-    def _digest(self, names: Sequence[str], leaves: Leaves) -> int:
-        return state_digest(names, leaves) if self.checked else 0
+    def _digest(self, step: int, names: Sequence[str], leaves: Leaves) -> int:
+        return state_digest(names, leaves) if self.checking.at(step) else 0
 
     def _adopt(self, copy: Copy) -> bool:
         """Whether this committed state is held, after taking it over from `new`."""
@@ -127,7 +136,7 @@ class Slice:
             self._adopt(command.committed)
         if (held := self.held) is None:
             return Answer(m.Reported(self.name, command.attempt, None))
-        digest = self._digest(held.names, held.leaves)
+        digest = self._digest(held.step, held.names, held.leaves)
         return Answer(m.Reported(self.name, command.attempt, held.step, digest, held.agreed))
 
     def _compute(self, command: m.Compute) -> Answer | None:
@@ -147,7 +156,9 @@ class Slice:
         assert self.held is not None and self.work is not None
         self.trap.spring(Point.GRADIENT)
         part = self.work.gradient(self.held.leaves, self.held.step, shard)
-        header = Header.of(part) if self.checked else Header(np.zeros((0, 2)), part.scalars, part.cursor)
+        header = (
+            Header.of(part) if self.checking.at(self.held.step) else Header(np.zeros((0, 2)), part.scalars, part.cursor)
+        )
         norm = math.sqrt(float(np.vdot(part.gradient, part.gradient))) / float(part.scalars["weight"])
         self.at_hand[shard] = AtHand(attempt, part, header, norm)
         return self.at_hand[shard]
@@ -167,7 +178,9 @@ class Slice:
             return None
         assert self.held is not None and self.work is not None
         own = {s: (made.part, made.header) for s, made in self.at_hand.items() if command.owners[s] == self.name}
-        exchange = Exchange(self.name, command, own, self.peers, self.board, self.checked, self._wary)
+        exchange = Exchange(
+            self.name, command, own, self.peers, self.board, self.checking.at(self.held.step), self._wary
+        )
         try:
             self.trap.spring(Point.EXCHANGE)
             sums = exchange.run()
@@ -177,7 +190,7 @@ class Slice:
             return Answer(m.Stuck(self.name, command.attempt, command.owners[0]))
         self.trap.spring(Point.UPDATE)
         leaves = self.work.update(self.held.leaves, sums.total, sums.scalars["weight"], sums.cursors)
-        digest = self._digest(self.work.names, leaves)
+        digest = self._digest(self.held.step + 1, self.work.names, leaves)
         norm = max((made.norm for made in self.at_hand.values()), default=math.inf)
         self.new = Held(self.held.step + 1, self.work.names, leaves, digest, norm)
         return Answer(m.Updated(self.name, command.attempt, digest), sums.scalars)
@@ -192,14 +205,14 @@ class Slice:
         """The digest of what has come; kept if it is the right one."""
         copy = command.copy
         if self._adopt(copy) and self.held is not None:
-            digest = self._digest(self.held.names, self.held.leaves)
+            digest = self._digest(copy.step, self.held.names, self.held.leaves)
             if digest == copy.digest:
                 return digest
         given = self._given(command)
         if given is None:
             return None
         names, leaves = given
-        digest = self._digest(names, leaves)
+        digest = self._digest(copy.step, names, leaves)
         if copy.digest in (None, digest):
             self.held, self.new, self.at_hand = Held(copy.step, tuple(names), leaves, digest), None, {}
         return digest

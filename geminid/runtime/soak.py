@@ -19,10 +19,10 @@ from geminid.overrides import override
 from geminid.runtime.conductor import Places
 from geminid.runtime.launch import FIRST_PHASES, check, conduct, write_codes
 from geminid.runtime.requests import Fleet, SoakRequest
-from geminid.runtime.saboteur import Fault, Healing, Saboteur, healing, read_events
+from geminid.runtime.saboteur import Fault, Healing, Saboteur, healing
 from geminid.runtime.timeline import totals
 from geminid.train import child
-from geminid.train.rundir import RunDir, write_json
+from geminid.train.rundir import RunDir, read_rows, write_json
 from geminid.train.stages import run_stages
 
 MANY_STEPS = 1_000_000  # of the recipe: a soak ends when its faults are through
@@ -82,7 +82,7 @@ class Stage:
         if not faults and stop_at is None:
             return Trial(0, "", (), (), {})
         ended = conduct(self.recipe, run, self.dataset_path, fleet, stop_at=stop_at, beside=beside)
-        rows = read_events(places.events)
+        rows = read_rows(places.events)
         wounds = inflicted[0].wounds if inflicted else []
         write_json(places.events.with_name("wounds.json"), {"wounds": [dataclasses.asdict(w) for w in wounds]})
         healings = tuple(healing(rows, wound) for wound in wounds)

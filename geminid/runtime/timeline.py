@@ -1,10 +1,13 @@
 """The ledger of a real run on disk: what each device did from when to when, over all controllers that the run had.
 
-RUN/slices/ledger/N.json is of controller N. Between two controllers nobody watched: that time is `regroup`.
+RUN/slices/ledger/N.json is of controller N; N.spans.jsonl has its spans but each device's latest, which may still grow.
+Between two controllers of one session nobody watched: that time is `regroup`. A session is one `geminid train`; from
+one to the next no time passes, whatever the machine's clock says: it may have been off.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -13,19 +16,24 @@ from pathlib import Path
 from typing import Any
 
 from geminid.runtime.goodput import USEFUL_WORK, Activity, Ledger, Provisional
-from geminid.train.rundir import read_json, write_json
+from geminid.train.rundir import read_json, read_rows, write_json
 
 FLUSH_NS = 2_000_000_000
+SPANS = ".spans.jsonl"
+Span = tuple[str, str, int, int]
 STEP = "step"  # of a span: gradients, update, and waiting for others in it
 
 
 class NotedLedger(Ledger):
-    """A ledger that also keeps the spans: (device, what, begin, end) in nanoseconds; what is in a step is "step"."""
+    """A ledger that also notes spans: (device, what, begin, end) in nanoseconds; what is in a step is "step".
+
+    closed: those that will not grow, until somebody takes them away. latest: by device.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.spans: list[tuple[str, str, int, int]] = []
-        self._last: dict[str, int] = {}  # by device: where its latest span stands
+        self.closed: list[Span] = []
+        self.latest: dict[str, Span] = {}
 
     def enter(self, device: str, doing: Activity | Provisional, at_ns: int) -> None:
         account = self.accounts.get(device)
@@ -35,12 +43,12 @@ class NotedLedger(Ledger):
         super().enter(device, doing, at_ns)
 
     def _note(self, device: str, what: str, begin: int, end: int) -> None:
-        at = self._last.get(device)
-        if at is not None and self.spans[at][1] == what and self.spans[at][3] == begin:
-            self.spans[at] = (device, what, self.spans[at][2], end)
-            return
-        self._last[device] = len(self.spans)
-        self.spans.append((device, what, begin, end))
+        last = self.latest.get(device)
+        if last is not None and last[1] == what and last[3] == begin:
+            begin = last[2]
+        elif last is not None:
+            self.closed.append(last)
+        self.latest[device] = (device, what, begin, end)
 
 
 @dataclass
@@ -48,6 +56,7 @@ class Spans:
     """Writes a controller's ledger, now and then and at the end, complete or not at all."""
 
     path: Path
+    session: str
     wanted: int  # slices that the run wants at work
     ledger: NotedLedger = field(default_factory=NotedLedger)
     begun_ns: int = field(default_factory=time.monotonic_ns)
@@ -72,15 +81,19 @@ class Spans:
             }
             for device, account in self.ledger.accounts.items()
         }
+        with self.path.with_suffix(SPANS).open("a") as file:
+            file.writelines(json.dumps(span) + "\n" for span in self.ledger.closed)
+        self.ledger.closed = []
         write_json(
             self.path,
             {
+                "session": self.session,
                 "wanted": self.wanted,
                 "begun_ns": self.begun_ns,
                 "end_ns": now_ns,
                 "first_commit": self._marked,
                 "devices": table,
-                "spans": self.ledger.spans,
+                "spans": list(self.ledger.latest.values()),
             },
         )
 
@@ -91,9 +104,22 @@ def useful_ns(classes: Mapping[Any, int]) -> int:
 
 
 def ledgers(directory: Path) -> list[dict[str, Any]]:
-    """Of all controllers, oldest first."""
-    files = sorted(directory.glob("*.json"), key=lambda path: int(path.stem))
-    return [read_json(file) for file in files]
+    """Of all controllers, oldest first. shift_ns: to add to all its times, so that sessions follow one another."""
+    parts, end, shift, session = [], 0, 0, None
+    for file in sorted(directory.glob("*.json"), key=lambda path: int(path.stem)):
+        part = read_json(file)
+        if part["session"] != session:
+            session, shift = part["session"], end - part["begun_ns"]
+        end = part["end_ns"] + shift
+        parts.append(
+            {
+                **part,
+                "controller": int(file.stem),
+                "shift_ns": shift,
+                "spans": read_rows(file.with_suffix(SPANS)) + part["spans"],
+            }
+        )
+    return parts
 
 
 def totals(directory: Path) -> dict[str, Any]:
@@ -108,21 +134,20 @@ def totals(directory: Path) -> dict[str, Any]:
             f"no ledger in {directory}: the run was not trained on slices (geminid train RECIPE --slices N)"
         )
     by_device: dict[str, Counter[str]] = {}
-    begun = parts[0]["begun_ns"]
     seen_until: dict[str, int] = {}
     for part in parts:
         for device, account in part["devices"].items():
             spent = by_device.setdefault(device, Counter())
-            before = seen_until.get(device, begun)
             what = Activity.REGROUP if device in seen_until else Activity.START_UP
-            spent[str(what)] += max(0, account["opened_ns"] - before)
+            spent[str(what)] += max(0, account["opened_ns"] + part["shift_ns"] - seen_until.get(device, 0))
             spent.update(account["classes_ns"])
-            seen_until[device] = part["end_ns"]
-    end = parts[-1]["end_ns"]
+            seen_until[device] = part["end_ns"] + part["shift_ns"]
+    end = parts[-1]["end_ns"] + parts[-1]["shift_ns"]
     for device, until in seen_until.items():
         by_device[device][str(Activity.IDLE)] += end - until
     wanted, useful = parts[-1]["wanted"], sum(map(useful_ns, by_device.values()))
-    mark = next((part["first_commit"] for part in parts if part["first_commit"]), {"at_ns": begun, "useful_ns": 0})
+    marks = [(part["first_commit"], part["shift_ns"]) for part in parts if part["first_commit"]]
+    marked_ns, useful_before = (marks[0][0]["at_ns"] + marks[0][1], marks[0][0]["useful_ns"]) if marks else (0, 0)
     every: Counter[str] = Counter()
     for spent in by_device.values():
         every.update(spent)
@@ -131,9 +156,9 @@ def totals(directory: Path) -> dict[str, Any]:
         for device, spent in [*sorted(by_device.items()), ("all", every)]
     }
     return {
-        "elapsed_s": (end - begun) / 1e9,
-        "goodput": useful / (wanted * max(1, end - begun)),
-        "goodput_after_start": (useful - mark["useful_ns"]) / (wanted * max(1, end - mark["at_ns"])),
+        "elapsed_s": end / 1e9,
+        "goodput": useful / (wanted * max(1, end)),
+        "goodput_after_start": (useful - useful_before) / (wanted * max(1, end - marked_ns)),
         "controllers": len(parts),
         "classes_s": seconds,
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,12 @@ class RunDir:
             return recipe_from_json(json.loads(file.read_text(encoding="utf-8")))
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{file} is broken or of another version ({error}); train again") from error
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Of a file of JSON lines; none where there is no file. A line that was not written to its end is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        with suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows

@@ -14,6 +14,7 @@ from geminid.runtime import messages as m
 from geminid.runtime.checkpoints import Checkpoints, found
 from geminid.runtime.exchange import PeerFailed
 from geminid.runtime.messages import Attempt, Copy
+from geminid.runtime.requests import Checking
 from geminid.runtime.slice import Answer, Slice
 from geminid.train.shards import BLOCKS, Part
 
@@ -201,12 +202,13 @@ def test_old_commands_are_not_heard(tmp_path):
     assert not one.hear(m.Dismiss("a", Attempt(0, 9)))
 
 
-@pytest.mark.parametrize("checked", [True, False])
-def test_a_spike_or_a_nan_is_called_suspicious(tmp_path, checked):
+@pytest.mark.parametrize("block", [None, 1])
+def test_a_spike_or_a_nan_is_called_suspicious(tmp_path, block):
     room = Room("a", tmp_path)
     base, one = room.begin(), room.slices["a"]
-    one.checked = checked
-    one.held = dataclasses.replace(one.held, norm=10.0)
+    one.checking = Checking(block)
+    one.held = dataclasses.replace(one.held, step=1, norm=10.0)
+    base = one.held.copy
     usual = one.work.gradient
 
     def gradient(leaves, step, shard):
