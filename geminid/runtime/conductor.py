@@ -41,7 +41,7 @@ class Places:
 
     @property
     def status(self) -> Path:
-        """{"step", "controller": pid, "slices": {name: {"pid", "device"}}}, a moment ago."""
+        """{"step", "controller": pid, "incarnation", "slices": {name: {"pid", "device"}}}, a moment ago."""
         return self.run.path / "slices" / "status.json"
 
     @property
@@ -150,5 +150,9 @@ class Conductor:
         self._shown = time.monotonic()
         if self._metrics is not None:
             self._metrics.snapshot = Snapshot.of(driver)
+        told = {"step": driver.controller.step, "controller": os.getpid(), "incarnation": driver.log.incarnation}
         slices = {p.name: {"pid": p.pid, "device": p.device} for p in transport.processes.values()}
-        write_json(self.places.status, {"step": driver.controller.step, "controller": os.getpid(), "slices": slices})
+        write_json(
+            self.places.status,
+            {"step": driver.controller.step, "controller": os.getpid(), "incarnation": incarnation, "slices": slices},
+        )

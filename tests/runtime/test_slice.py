@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,27 +15,10 @@ from geminid.runtime.exchange import PeerFailed
 from geminid.runtime.messages import Attempt, Copy
 from geminid.runtime.requests import Checking
 from geminid.runtime.slice import Answer, Slice
-from geminid.train.shards import BLOCKS, Part
+from geminid.train.shards import BLOCKS
+from tests.runtime.local import SHARDS, Adding
 
-SHARDS = 4
 ONCE = Attempt(0, 1)
-
-
-class Adding:
-    """Work whose gradients are known: random by (step, shard); the state adds up their mean."""
-
-    names = ("['sum']", "cursors")
-
-    def first(self) -> list[Any]:
-        return [jnp.zeros((BLOCKS, 2, 8)), np.zeros((SHARDS, 1), np.int64)]
-
-    def gradient(self, leaves: list[Any], step: int, shard: int) -> Part:
-        rng = np.random.default_rng([step, shard])
-        scalars = {"loss": np.float32(shard), "weight": np.float32(1 + shard)}
-        return Part(rng.standard_normal((BLOCKS, 2, 8)).astype(np.float32), scalars, leaves[-1][shard] + 1)
-
-    def update(self, leaves: list[Any], total: np.ndarray, weight: np.float32, cursors: np.ndarray) -> list[Any]:
-        return [leaves[0] + total / weight, cursors]
 
 
 @dataclasses.dataclass

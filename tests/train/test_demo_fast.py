@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,12 @@ def start(*arguments: str, options: tuple[str, ...] = (), own_session: bool = Fa
         [sys.executable, *options, "-m", "geminid", *arguments], start_new_session=own_session,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONWARNINGS": "default"},
     )  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -157,24 +165,45 @@ def test_a_broken_picture_is_one_line_and_exit_code_2(unbroken, tmp_path):
     assert "broken.png" in err
 
 
-def test_slices_that_are_killed_end_with_the_bits_of_one_process(unbroken: Path, tmp_path: Path):
-    """Three slices and a standby, one of the slices killed with SIGKILL: parameters, curve and cursor are the same."""
-    run = tmp_path / "run"
-    shutil.copytree(unbroken, run, ignore=shutil.ignore_patterns("joint", "joint.jsonl", "lock", "checkpoints"))
-    process = start("train", "demo_fast", "--slices", "3", "--standbys", "1", "--run-dir", str(run), "--json")
-    status, killed = run / "slices" / "status.json", None
-    while killed is None and process.poll() is None:
+def status_at(run: Path, process: subprocess.Popen, step: int, controller: int = 0) -> dict:
+    """What the run says of itself once so many steps are committed, under this or a later controller."""
+    status = run / "slices" / "status.json"
+    while True:
+        assert process.poll() is None, process.communicate()[1][-2000:]
         time.sleep(0.02)
-        told = json.loads(status.read_text()) if status.is_file() else {"step": 0, "slices": {}}
-        if told["step"] >= 5:
-            killed = told["slices"]["slice-0@0.1"]["pid"]
-            os.kill(killed, signal.SIGKILL)
+        told = json.loads(status.read_text()) if status.is_file() else {"step": 0, "incarnation": -1}
+        if told["step"] >= step and told["incarnation"] >= controller:
+            return told
+
+
+def test_slices_that_are_killed_end_with_the_bits_of_one_process(unbroken: Path, tmp_path: Path):
+    """SIGKILL to a slice, to the controller, to all; SIGSTOP to a slice: parameters, curve, cursor are the same."""
+    run, port = tmp_path / "run", free_port()
+    shutil.copytree(unbroken, run, ignore=shutil.ignore_patterns("joint", "joint.jsonl", "lock", "checkpoints"))
+    command = ("train", "demo_fast", "--slices", "3", "--standbys", "1", "--run-dir", str(run), "--json")
+    process = start(*command, "--metrics-port", str(port))
+    os.kill(status_at(run, process, 5)["slices"]["slice-0@0.1"]["pid"], signal.SIGKILL)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+        seen = dict(line.rsplit(" ", 1) for line in page.read().decode().splitlines() if line[0] != "#")
+    assert float(seen["geminid_step"]) >= 5 and float(seen['geminid_slices{role="active"}']) >= 1
+    os.kill(status_at(run, process, 15)["controller"], signal.SIGKILL)
+    status_at(run, process, 20, controller=1)
+    while not (saved := sorted(int(p.parent.name) for p in run.glob("stages/joint/slices/*/verified.json"))):
+        time.sleep(0.02)
+    process.kill()
+    process.communicate(timeout=60)
+    process = start(*command)
+    os.kill(status_at(run, process, 45, controller=2)["slices"]["slice-1@2.2"]["pid"], signal.SIGSTOP)
     result = json.loads(finish(process).splitlines()[-1])
     for file in ("stages/joint/params.safetensors", "stages/joint/cursor.json", "curves/joint.jsonl"):
         assert (run / file).read_bytes() == (unbroken / file).read_bytes(), file
     events = [json.loads(line) for line in (run / "slices" / "events.jsonl").read_text().splitlines()]
     assert any(event["kind"] == "lost" and event["slice"] == "slice-0@0.1" for event in events)
-    assert [event["step"] for event in events if event["kind"] == "commit"] == list(range(1, 61))
+    first, second = (
+        [e["step"] for e in events if e["kind"] == "commit" and (e["controller"] > 1) is late] for late in (False, True)
+    )
+    assert first == list(range(1, len(first) + 1)) and second == list(range(second[0], 61))
+    assert second[0] > saved[-1]
     spent = result["classes_s"]["slice-1"]
     assert sum(spent.values()) == pytest.approx(result["elapsed_s"], abs=1e-6)
     finish(start("goodput", str(run)))
