@@ -152,7 +152,4 @@ class Conductor:
             self._metrics.snapshot = Snapshot.of(driver)
         told = {"step": driver.controller.step, "controller": os.getpid(), "incarnation": driver.log.incarnation}
         slices = {p.name: {"pid": p.pid, "device": p.device} for p in transport.processes.values()}
-        write_json(
-            self.places.status,
-            {"step": driver.controller.step, "controller": os.getpid(), "incarnation": incarnation, "slices": slices},
-        )
+        write_json(self.places.status, told | {"slices": slices})

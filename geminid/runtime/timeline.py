@@ -81,6 +81,7 @@ class Spans:
             }
             for device, account in self.ledger.accounts.items()
         }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.with_suffix(SPANS).open("a") as file:
             file.writelines(json.dumps(span) + "\n" for span in self.ledger.closed)
         self.ledger.closed = []

@@ -90,7 +90,6 @@ class Threads:
     def drive(self, policy: m.Policy, run: Path, at_commit: Any) -> Ending:
         """To the end of the run; at_commit(step) is called after each commit."""
         log = Log(run / "events.jsonl", run / "curve.jsonl", 1, policy.num_steps)
-        (run / "ledger").mkdir(parents=True, exist_ok=True)
         spans = Spans(run / "ledger" / "0.json", "session", policy.slices)
         driver = Driver(Controller(policy), self, log, spans, at_commit)
         hellos = tuple(one.hello() for one in self.slices.values())
