@@ -93,4 +93,7 @@ class Threads:
         spans = Spans(run / "ledger" / "0.json", "session", policy.slices)
         driver = Driver(Controller(policy), self, log, spans, at_commit)
         hellos = tuple(one.hello() for one in self.slices.values())
-        return driver.run(m.Start(hellos))
+        ending = driver.run(m.Start(hellos))
+        for worker in self.workers.values():
+            worker.shutdown()  # having done what it was told
+        return ending
