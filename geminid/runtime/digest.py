@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 LANES = 4096
+UNROLLED = 4  # rows: their mixing is one pass over the lanes
 SMALL = 1 << 16  # words: smaller arrays are digested as one, larger ones each by a program of its own
 _GOLDEN, _ODD, _ODDER = (np.uint32(x) for x in (0x9E3779B2, 0x85EBCA6B, 0xC2B2AE35))
 
@@ -48,11 +49,16 @@ def _start(lanes: int) -> Array:
 def _leaf(x: Array) -> Array:
     words = _words(x)
     rows = words.size // LANES
+
+    def mix(first: Array | int, number: int, state: Array) -> Array:
+        for k in range(number):
+            state = _mix(state, jax.lax.dynamic_slice(words, ((first + k) * LANES,), (LANES,)))
+        return state
+
     state = _start(LANES)
-    if rows:
-        state = jax.lax.fori_loop(
-            0, rows, lambda row, s: _mix(s, jax.lax.dynamic_slice(words, (row * LANES,), (LANES,))), state
-        )
+    if turns := rows // UNROLLED:
+        state = jax.lax.fori_loop(0, turns, lambda turn, s: mix(turn * UNROLLED, UNROLLED, s), state)
+    state = mix(turns * UNROLLED, rows % UNROLLED, state)
     tail = words[rows * LANES :]
     state = state.at[: tail.size].set(_mix(state[: tail.size], tail))
     return _fold(state)

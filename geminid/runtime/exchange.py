@@ -22,6 +22,9 @@ from geminid.runtime.messages import Copy, Update
 from geminid.runtime.work import shards_of
 from geminid.train.shards import BLOCKS, Part, add, add_scalars
 
+Blocks = tuple[int, int]  # from one block to before another
+Pieces = dict[int, np.ndarray]  # by shard: some blocks of its gradient, float32 [blocks rows lanes]
+
 
 class PeerFailed(Exception):
     """A slice did not give what it was asked for, or not what was promised."""
@@ -125,12 +128,13 @@ class Exchange:
             for owner in cut
             if owner != self.me
         }
-        pieces, headers = self._collect(mine)
+        again = self._added_again(mine) if self.checked and len(cut) > 1 else (0, 0)
+        pieces, checks, headers = self._collect(mine, again)
         if self.me in cut:
-            self.board.publish(self.command, add([pieces[shard] for shard in sorted(pieces)]))
+            self.board.publish(self.command, add(in_order(pieces)))
         total = np.concatenate([self._sum_from(owner, tickets) for owner in cut])
-        if self.checked and len(cut) > 1:
-            self._check_sums(total, mine)
+        if again[1]:
+            self._check_sums(total, again, add(in_order(checks)))
         ordered = [headers[shard] for shard in range(len(self.command.owners))]
         return Sums(total, add_scalars([h.scalars for h in ordered]), np.stack([h.cursor for h in ordered]))
 
@@ -143,24 +147,26 @@ class Exchange:
             raise PeerFailed(owner, "it has no sum for this update")
         return total
 
-    def _collect(self, blocks: tuple[int, int]) -> tuple[dict[int, np.ndarray], dict[int, Header]]:
-        """A range of blocks of every shard, checked, and the headers of all shards."""
-        begin, end = blocks
+    def _collect(self, *wanted: Blocks) -> tuple[Pieces, Pieces, dict[int, Header]]:
+        """Two ranges of blocks of every shard, checked, and the headers of all shards."""
         asked = {
-            owner: self.peers.ask(owner, "pieces", self.command.base, shards_of(self.command.owners, owner), begin, end)
+            owner: self.peers.ask(owner, "pieces", self.command.base, shards_of(self.command.owners, owner), wanted)
             for owner in ranges(self.command.owners)
             if owner != self.me
         }
-        pieces = {shard: part.gradient[begin:end] for shard, (part, _) in self.own.items()}
+        found: list[Pieces] = [
+            {shard: part.gradient[begin:end] for shard, (part, _) in self.own.items()} for begin, end in wanted
+        ]
         headers = {shard: header for shard, (_, header) in self.own.items()}
         for owner, ticket in asked.items():
-            for shard, given in ticket.result(self.command.exchange_s).items():
-                headers[shard], pieces[shard] = given
-                self._check_piece(owner, shard, headers[shard], pieces[shard], begin)
+            for shard, (headers[shard], given) in ticket.result(self.command.exchange_s).items():
+                for pieces, (begin, _), piece in zip(found, wanted, given, strict=True):
+                    pieces[shard] = piece
+                    self._check_piece(owner, shard, headers[shard], piece, begin)
         for shard, owner in enumerate(self.command.owners):
             if shard not in headers or headers[shard].digest() != self.command.digests[shard]:
                 raise PeerFailed(owner, f"it has no gradients of shard {shard} with the digest that was promised")
-        return pieces, headers
+        return found[0], found[1], headers
 
     def _check_piece(self, owner: str, shard: int, header: Header, piece: np.ndarray, begin: int) -> None:
         if not self.checked or not len(piece):
@@ -168,14 +174,21 @@ class Exchange:
         if not np.array_equal(block_digests(piece), header.blocks[begin : begin + len(piece)]):
             raise PeerFailed(owner, f"blocks of shard {shard} arrived with other bits than were promised")
 
-    def _check_sums(self, total: np.ndarray, mine: tuple[int, int]) -> None:
-        """Adds blocks of others' ranges again: one that the step chooses, or every one."""
+    def _added_again(self, mine: Blocks) -> Blocks:
+        """Which blocks this slice adds although others do: one of theirs, that the step chooses, or all."""
+        if self.wary:
+            return 0, BLOCKS
         others = [block for block in range(BLOCKS) if not mine[0] <= block < mine[1]]
         block = others[self.command.base.step % len(others)]
-        begin, end = (0, BLOCKS) if self.wary else (block, block + 1)
-        pieces, _ = self._collect((begin, end))
-        again = add([pieces[shard] for shard in sorted(pieces)])
-        for k, block in enumerate(range(begin, end)):
+        return block, block + 1
+
+    def _check_sums(self, total: np.ndarray, blocks: Blocks, again: np.ndarray) -> None:
+        for k, block in enumerate(range(*blocks)):
             if again[k].tobytes() != total[block].tobytes():
                 owner = next(name for name, (a, b) in ranges(self.command.owners).items() if a <= block < b)
                 raise PeerFailed(owner, f"block {block} of the sum is not the sum of the shards' blocks")
+
+
+def in_order(pieces: Pieces) -> list[np.ndarray]:
+    """Of all shards, by number."""
+    return [pieces[shard] for shard in sorted(pieces)]

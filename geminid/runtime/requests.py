@@ -106,7 +106,7 @@ class OverheadRequest:
     slices: Annotated[int, arg(help="Slices that compute.")] = 2
     shards: Annotated[int, arg(help="Logical shards of a step.")] = 4
     steps: Annotated[int, arg(help="Of the joint stage.")] = 400
-    block: Annotated[int, arg(help="Steps with all of it on, then as many with all of it off, and so on.")] = 10
+    block: Annotated[int, arg(help="Steps with all of it on, then as many with all of it off, and so on.")] = 5
     audit_every: Annotated[int, arg(help="Steps from one audit to the next.")] = 50
 
     def __post_init__(self) -> None:

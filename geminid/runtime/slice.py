@@ -16,7 +16,7 @@ import numpy as np
 from geminid.runtime import messages as m
 from geminid.runtime.checkpoints import Checkpoints
 from geminid.runtime.digest import state_digest
-from geminid.runtime.exchange import Board, Exchange, Header, PeerFailed, Peers
+from geminid.runtime.exchange import Blocks, Board, Exchange, Header, PeerFailed, Peers
 from geminid.runtime.faults import Dropped, Point, Trap, flipped
 from geminid.runtime.messages import Attempt, Copy
 from geminid.runtime.replicas import Place
@@ -239,12 +239,18 @@ class Slice:
 
     # --- what peers ask for; called while commands are obeyed ---
 
-    def pieces(self, base: Copy, shards: Sequence[int], begin: int, end: int) -> dict[int, tuple[Header, np.ndarray]]:
-        """Headers and blocks [begin, end) of gradients at hand for `base`; what is not at hand is not in it."""
+    def pieces(
+        self, base: Copy, shards: Sequence[int], ranges: Sequence[Blocks]
+    ) -> dict[int, tuple[Header, list[np.ndarray]]]:
+        """Headers and ranges of blocks of gradients at hand for `base`; what is not at hand is not in it."""
         if self.held is None or self.held.copy != base:
             return {}
         made = {shard: self.at_hand.get(shard) for shard in shards}
-        return {s: (at.header, at.part.gradient[begin:end]) for s, at in made.items() if at is not None}
+        return {
+            shard: (at.header, [at.part.gradient[begin:end] for begin, end in ranges])
+            for shard, at in made.items()
+            if at is not None
+        }
 
     def sum_of(self, key: Any, timeout_s: float) -> np.ndarray | None:
         """This slice's range of an update's sum, once it is there."""
