@@ -15,6 +15,7 @@ from geminid.train.params import named, params_of
 
 Module = TypeVar("Module", bound=nnx.Module)
 SHOWN = 6  # names in an error; the line must stay readable
+MATRIX = (1, 0)  # axes: theirs is output first
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Row:
         return [np.ascontiguousarray(p if self.axes is None else p.transpose(np.argsort(self.axes))) for p in parts]
 
 
+def under(table: Iterable[Row], ours: str, theirs: str) -> tuple[Row, ...]:
+    """The table of a part, as it stands in the whole."""
+    return tuple(row.under(ours, theirs) for row in table)
+
+
 def paired(table: Iterable[Row], wanted: Mapping[str, Any]) -> list[tuple[Row, tuple[int, ...], list[str]]]:
     """Each row with the shape of its parameter and the names of its tensors. The table must fit the module."""
     rows = {row.ours: row for row in table}
@@ -67,17 +73,10 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def import_module(
-    make: Callable[[], Module], table: Iterable[Row], tensors: Mapping[str, np.ndarray], dtype: str | None = None
-) -> Module:
-    """The module that `make` describes, with the parameters in `tensors` (cast to `dtype` if it is given).
-
-    ValueError lists what is missing, what no row names, and what has another shape than the configuration says.
-    """
-    graph, state = nnx.split(nnx.eval_shape(make))
-    pure = nnx.to_pure_dict(state)
-    rows = paired(table, named(pure))
-    needed = {name: row.their_shape(shape) for row, shape, names in rows for name in names}
+def fitted(make: Callable[[], nnx.Module], table: Iterable[Row], tensors: Mapping[str, Any]) -> None:
+    """ValueError lists what is missing, what no row names, and what has another shape than the configuration says."""
+    wanted = named(nnx.to_pure_dict(nnx.split(nnx.eval_shape(make))[1]))
+    needed = {name: row.their_shape(shape) for row, shape, names in paired(table, wanted) for name in names}
     problems = [
         f"{what}: {listed(names)}"
         for what, names in (
@@ -96,16 +95,34 @@ def import_module(
     ]
     if problems:
         raise ValueError(f"the weights do not fit the configuration; tensors {'; '.join(problems)}")
-    leaves = [jnp.asarray(row.to_ours([tensors[name] for name in names]), dtype) for row, _, names in rows]
+
+
+def import_module(
+    make: Callable[[], Module], table: Iterable[Row], tensors: Mapping[str, Any], dtype: str | None = None
+) -> Module:
+    """The module that `make` describes, with the parameters in `tensors` (cast to `dtype` if it is given).
+
+    tensors: arrays, or what has a shape and becomes an array. ValueError where they do not fit, see `fitted`.
+    """
+    fitted(make, table := tuple(table), tensors)
+    graph, state = nnx.split(nnx.eval_shape(make))
+    pure = nnx.to_pure_dict(state)
+    rows = paired(table, named(pure))
+    leaves = [jnp.asarray(row.to_ours([np.asarray(tensors[n]) for n in names]), dtype) for row, _, names in rows]
     nnx.replace_by_pure_dict(state, jax.tree.unflatten(jax.tree.structure(pure), leaves))
     return nnx.merge(graph, state)
 
 
 def export_module(module: nnx.Module, table: Iterable[Row]) -> dict[str, np.ndarray]:
     """The module's parameters under their names and in their layout, dtypes kept: the inverse of `import_module`."""
-    params = named(params_of(module))
+    return export_params(params_of(module), table)
+
+
+def export_params(params: Any, table: Iterable[Row]) -> dict[str, np.ndarray]:
+    """The same of nested parameters, or of their gradients."""
+    leaves = named(params)
     return {
         name: part
-        for row, _, names in paired(table, params)
-        for name, part in zip(names, row.to_theirs(np.asarray(params[row.ours])), strict=True)
+        for row, _, names in paired(table, leaves)
+        for name, part in zip(names, row.to_theirs(np.asarray(leaves[row.ours])), strict=True)
     }

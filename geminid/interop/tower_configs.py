@@ -1,28 +1,14 @@
-"""The towers' config.json, read and written. A field that is absent has transformers' default; null counts as absent.
-
-Fields that do not change the sums (training's, names of versions) are left alone. What changes them and is not ours is
-an error.
-"""
+"""The towers' config.json, read and written; see `geminid.interop.fields`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from geminid.config import DecoderConfig
+from geminid.interop.fields import Field, read, refuse_unknown, shortened, write
+from geminid.interop.text import text_config, text_values
 from geminid.model.towers import PictureTextConfig, SiglipConfig, UsmConfig
-
-
-@dataclass(frozen=True)
-class Field:
-    """theirs: key in config.json; ours: field of the dataclass; default: transformers'."""
-
-    theirs: str
-    ours: str
-    default: Any
-
 
 SIGLIP_FIELDS = (
     Field("image_size", "picture_size", 224),
@@ -54,29 +40,21 @@ USM_FIELDS = (
     Field("gradient_clipping", "clamp", 1e10),
     Field("conf_reduction_factor", "reduction", 4),
 )
-
-
-def read(fields: tuple[Field, ...], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Our fields from their values."""
-    found = {field.ours: values.get(field.theirs) for field in fields}
-    return {field.ours: frozen(field.default if found[field.ours] is None else found[field.ours]) for field in fields}
-
-
-def write(fields: tuple[Field, ...], config: Any) -> dict[str, Any]:
-    """Their values from our fields, all of them spelled out."""
-    return {field.theirs: thawed(getattr(config, field.ours)) for field in fields}
-
-
-def frozen(value: Any) -> Any:
-    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
-
-
-def thawed(value: Any) -> Any:
-    return list(map(thawed, value)) if isinstance(value, tuple) else value
+PICTURE_TEXT_FIELDS = (
+    Field("mm_tokens_per_image", "num_soft", 256),
+    Field("image_token_index", "picture_id", 262_144),
+    Field("image_token_id", "token_id", 262_144),
+)
+PICTURE_TEXT_KNOWN = {
+    *(field.theirs for field in PICTURE_TEXT_FIELDS),
+    *("text_config", "vision_config", "tie_word_embeddings"),
+    *("boi_token_index", "eoi_token_index", "boi_token_id", "eoi_token_id"),  # only a tokenizer reads them
+}
 
 
 def siglip_config(values: Mapping[str, Any]) -> SiglipConfig:
     """From `vision_config`. ValueError for what our encoder does not compute."""
+    refuse_unknown(values, {field.theirs for field in SIGLIP_FIELDS} | SIGLIP_FIXED.keys(), "the picture encoder")
     for name, needed in SIGLIP_FIXED.items():
         if (value := values.get(name, SIGLIP_ABSENT[name])) != needed:
             raise ValueError(f"the picture encoder has '{name}' {value!r}; this one computes {needed!r} only")
@@ -101,22 +79,33 @@ def usm_values(config: UsmConfig) -> dict[str, Any]:
     return {"model_type": "gemma3n_audio"} | write(USM_FIELDS, config)
 
 
-def picture_text_config(values: Mapping[str, Any], decoder: DecoderConfig, num_ids: int) -> PictureTextConfig:
-    """From Gemma 3's config.json, whose `text_config` gave `decoder` and `num_ids`."""
-    num_soft = values.get("mm_tokens_per_image", 256)
-    grid = math.isqrt(num_soft)
-    if grid * grid != num_soft:
-        raise ValueError(f"{num_soft} soft tokens a picture are not a square; Gemma 3 pools to a square grid")
-    picture_id = values.get("image_token_index", values.get("image_token_id", 262_144))
-    return PictureTextConfig(decoder, siglip_config(values["vision_config"]), num_ids, picture_id, grid)
+def picture_text_config(values: Mapping[str, Any]) -> PictureTextConfig:
+    """From Gemma 3's config.json. ValueError for what our model does not compute."""
+    refuse_unknown(values, PICTURE_TEXT_KNOWN, "Gemma 3 with pictures")
+    decoder, num_ids = text_config(_part(values, "text_config"))
+    if decoder.logit_soft_cap is not None or values.get("tie_word_embeddings") is False:
+        raise ValueError("config.json: with pictures Gemma 3 has a tied embedding and no 'final_logit_softcapping'")
+    found = read(PICTURE_TEXT_FIELDS, values)
+    grid = math.isqrt(max(0, found["num_soft"]))
+    if grid * grid != found["num_soft"]:
+        raise ValueError(f"{found['num_soft']} soft tokens a picture are not a square; Gemma 3 pools to a square grid")
+    picture_id = found["token_id"] if values.get("image_token_index") is None else found["picture_id"]
+    return PictureTextConfig(decoder, siglip_config(_part(values, "vision_config")), num_ids, picture_id, grid)
 
 
-def picture_text_values(config: PictureTextConfig, text_values: Mapping[str, Any]) -> dict[str, Any]:
-    """Gemma 3's config.json around the `text_config` that is given."""
+def _part(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = values.get(name) or {}
+    if not isinstance(part, dict):
+        raise ValueError(f"config.json: '{name}' is {shortened(part)}; it must be an object")
+    return part
+
+
+def picture_text_values(config: PictureTextConfig) -> dict[str, Any]:
+    """Gemma 3's config.json."""
     return {
         "architectures": ["Gemma3ForConditionalGeneration"],
         "model_type": "gemma3",
-        "text_config": dict(text_values),
+        "text_config": text_values(config.decoder, config.num_ids),
         "vision_config": siglip_values(config.vision),
         "mm_tokens_per_image": config.num_soft_tokens,
         "image_token_index": config.picture_id,

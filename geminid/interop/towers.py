@@ -8,14 +8,14 @@ brings all of them to the released ones.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
-from geminid.interop.table import Row, listed
+from geminid.interop.table import MATRIX, Row, listed
 
 Tensor = TypeVar("Tensor")
 
-MATRIX, KERNEL, DEPTHWISE = (1, 0), (2, 3, 1, 0), (2, 1, 0)  # theirs: output first
+KERNEL, DEPTHWISE = (2, 3, 1, 0), (2, 1, 0)  # theirs: output first
 
 
 def linear(ours: str, theirs: str) -> list[Row]:
@@ -104,8 +104,3 @@ def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     if not part:
         raise ValueError(f"no tensor's name begins with '{prefix}'; there are {listed(tensors)}")
     return part
-
-
-def under(table: Iterable[Row], ours: str, theirs: str) -> tuple[Row, ...]:
-    """The table of a part, as it stands in the whole."""
-    return tuple(row.under(ours, theirs) for row in table)

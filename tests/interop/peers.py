@@ -7,7 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3nAudioConfig, Gemma3nAudioEncoder
+from transformers import (
+    Gemma3Config,
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+    Gemma3nAudioConfig,
+    Gemma3nAudioEncoder,
+    Gemma3TextConfig,
+)
 
 PICTURE_ID = 60  # of 64 ids
 WINDOW = 6  # positions a local layer sees: less than one picture of the tests
@@ -43,6 +50,43 @@ def hear(encoder: Gemma3nAudioEncoder, mels: np.ndarray, valid: np.ndarray) -> t
     with torch.no_grad():
         heard = encoder(torch.tensor(mels), torch.tensor(~valid))
     return heard.last_hidden_state.numpy(), ~heard.audio_mel_mask.numpy()
+
+
+def text(**changes: object) -> Gemma3ForCausalLM:
+    """Gemma 3's text model: five layers of width 16, every third global, a window of six positions."""
+    values = {
+        "vocab_size": 64,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "query_pre_attn_scalar": 12,
+        "sliding_window": WINDOW,
+        "sliding_window_pattern": 3,
+        "attn_implementation": "eager",
+    }
+    return randomised(Gemma3ForCausalLM(Gemma3TextConfig(**{**values, **changes})), 4)
+
+
+def text_logits(model: Gemma3ForCausalLM, ids: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """[B T V]; positions count from each row's beginning, padding included."""
+    positions = torch.arange(ids.shape[1])[None].expand(ids.shape)
+    mask = torch.tensor(present.astype(np.int64))
+    with torch.no_grad():
+        return model(input_ids=torch.tensor(ids), attention_mask=mask, position_ids=positions).logits.numpy()
+
+
+def text_gradients(model: Gemma3ForCausalLM, ids: np.ndarray, present: np.ndarray) -> dict[str, np.ndarray]:
+    """Of the mean cross-entropy of each present id after present ones."""
+    positions = torch.arange(ids.shape[1])[None].expand(ids.shape)
+    mask = torch.tensor(present.astype(np.int64))
+    logits = model(input_ids=torch.tensor(ids), attention_mask=mask, position_ids=positions).logits[:, :-1]
+    labels = torch.tensor(np.where(present[:, :-1] & present[:, 1:], ids[:, 1:], -100))
+    model.zero_grad()
+    torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)).backward()
+    return {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
 
 
 def picture_text(local_per_global: int = 1, window: int = WINDOW, **changes: object) -> Gemma3ForConditionalGeneration:

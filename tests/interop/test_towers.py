@@ -1,4 +1,4 @@
-"""The towers' weights in and out, against fixtures that transformers made (`make_tower_fixtures`); no torch needed."""
+"""The towers' weights in and out, against fixtures that transformers made (`make_fixtures`); no torch needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from flax import nnx
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from geminid.config import DecoderConfig
 from geminid.interop.picture_text import PICTURE_TEXT
 from geminid.interop.table import Row, export_module, import_module
 from geminid.interop.tower_configs import picture_text_config, siglip_config, siglip_values, usm_config, usm_values
@@ -189,7 +188,7 @@ def test_gemma_3s_vision_config_is_ours():
     }
     assert siglip_config(released) == SiglipConfig()
     assert siglip_config(siglip_values(SiglipConfig(norm_epsilon=1e-5))) == SiglipConfig(norm_epsilon=1e-5)
-    config = picture_text_config({"vision_config": released}, DecoderConfig(), 262_208)
+    config = picture_text_config({"vision_config": released})
     assert (config.num_soft_tokens, config.picture_id) == (256, 262_144)
 
 
@@ -214,13 +213,11 @@ def test_gemma_3s_vision_config_is_ours():
             "1 subsampling convolutions; Gemma 3n's audio encoder has 2",
         ),
         (
-            lambda: picture_text_config({"mm_tokens_per_image": 200}, DecoderConfig(), 10),
+            lambda: picture_text_config({"mm_tokens_per_image": 200}),
             "200 soft tokens a picture are not a square",
         ),
         (
-            lambda: picture_text_config(
-                {"mm_tokens_per_image": 9, "vision_config": siglip_values(SiglipConfig())}, DecoderConfig(), 10
-            ),
+            lambda: picture_text_config({"mm_tokens_per_image": 9, "vision_config": siglip_values(SiglipConfig())}),
             "patches a side 64 is not divisible by the soft tokens a side 3",
         ),
     ],

@@ -1,4 +1,4 @@
-"""Writes the towers' fixtures from transformers: `python -m tests.interop.make_tower_fixtures`.
+"""Writes the fixtures from transformers: `python -m tests.interop.make_fixtures`.
 
 They prove parity where torch is not installed. Run it again only to change them; the same versions give the same bytes.
 """
@@ -59,7 +59,18 @@ def pictures_and_text() -> None:
     save("gemma3_pictures", model.config.to_dict(), arrays, peers.weights(model))
 
 
+def text() -> None:
+    """Two rows, the second padded on the left, longer than the window; logits, and the loss's gradients."""
+    ids = np.random.default_rng(2).integers(1, 64, (2, 24))
+    present = np.arange(24) >= np.array([[0], [7]])
+    model = peers.text(final_logit_softcapping=3.0, rope_scaling={"rope_type": "linear", "factor": 8.0})
+    arrays = {"ids": ids, "present": present, "logits": peers.text_logits(model, ids, present)}
+    gradients = {f"gradients/{name}": value for name, value in peers.text_gradients(model, ids, present).items()}
+    save("gemma3_text", model.config.to_dict(), arrays | gradients, peers.weights(model))
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     audio()
     pictures_and_text()
+    text()
