@@ -38,6 +38,10 @@ Overrides = Annotated[
 ]
 RunDir = Annotated[Path | None, arg(metavar="DIR", help="Where the run is kept; runs/RECIPE unless given.")]
 TrainedRun = Annotated[Path, arg(metavar="DIR", help="The run whose model answers.")]
+NewFolder = Annotated[Path, arg(metavar="DIR", help="The folder to write; it must not be there yet.")]
+Dtype = Annotated[
+    str | None, arg(metavar="DTYPE", help="Cast to float32, bfloat16 or float16; as they are unless given.")
+]
 Json = Annotated[FlagCreatePairsOff[bool], arg(help="Print the result as one JSON object, on the last line.")]
 
 app = SubcommandApp()
@@ -203,6 +207,32 @@ def draw(
     from geminid.evaluate.ask import draw as draw_picture
 
     _answer(draw_picture(prompt, style, out, run_dir, seed), json, title=str(out))
+
+
+@command(app, "import")
+def import_model(
+    source: Annotated[Positional[str], arg(help="A folder of safetensors, a GGUF file, or the name gemma3-270m.")],
+    out: NewFolder,
+    dtype: Dtype = None,
+    json: Json = False,
+) -> None:
+    """Bring an open model's weights in: Gemma 3 text, with pictures or without, checked and written as a folder."""
+    from geminid.interop.weights import import_weights
+
+    _answer(import_weights(source, out, dtype), json, title=f"imported {source}")
+
+
+@command(app, "export")
+def export_model(
+    source: Annotated[Positional[Path], arg(help="An imported model's folder, or a finished run.")],
+    out: NewFolder,
+    dtype: Dtype = None,
+    json: Json = False,
+) -> None:
+    """Write a model as safetensors, config.json and tokenizer; an imported one as transformers reads it."""
+    from geminid.interop.weights import export_weights
+
+    _answer(export_weights(source, out, dtype), json, title=f"exported {source}")
 
 
 app.command(plan, name="plan", help="Before a run: budget | ladder | topology | goodput.")
