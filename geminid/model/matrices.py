@@ -25,7 +25,8 @@ def likeliest(scores: Array, count: int) -> tuple[Array, Array]:
     if count == 1:
         ids = jnp.argmax(scores, -1, keepdims=True)
         return jnp.take_along_axis(scores, ids, axis=-1), ids
-    return jax.lax.top_k(scores, count)
+    highest, ids = jax.lax.top_k(scores, count)
+    return highest, ids
 
 
 class Table(ABC):
