@@ -235,6 +235,25 @@ def export_model(
     _answer(export_weights(source, out, dtype), json, title=f"exported {source}")
 
 
+@command(app, "chat")
+def chat(
+    model: Annotated[Path, arg(metavar="DIR", help="A text model's folder; `geminid import` writes one.")],
+    bits: Annotated[int | None, arg(help="Keep weights in 8 or 4 bits; as they are unless given.")] = None,
+    temperature: Annotated[float, arg(help="0 takes the likeliest piece.")] = 0.0,
+    top_k: Annotated[int, arg(help="Choose from so many of the likeliest pieces.")] = 64,
+    top_p: Annotated[float, arg(help="And from the fewest that together have this probability.")] = 0.95,
+    max_new: Annotated[int, arg(help="Pieces of an answer at most.")] = 256,
+    seed: Annotated[int, arg(help="Another seed, other answers.")] = 0,
+) -> None:
+    """Talk to a model in the terminal. /quit ends; Ctrl-C ends an answer. A base model goes on from your text."""
+    from geminid.serve.chat import talk
+    from geminid.serve.engine import Options
+    from geminid.serve.loading import open_chat
+
+    opened = open_chat(model, bits, Options(max_new, temperature, top_k, top_p, seed))
+    talk(opened, lambda: input("> "), lambda part: print(part, end="", flush=True))
+
+
 app.command(plan, name="plan", help="Before a run: budget | ladder | topology | goodput.")
 
 
