@@ -23,6 +23,7 @@ from tyro.extras import SubcommandApp
 
 from geminid.plan.requests import BudgetRequest, LadderRequest, TopologyRequest
 from geminid.runtime.requests import HERE, NO_FLEET, Cluster, Fleet, SoakRequest
+from geminid.tune.requests import TUNING, TuneConfig
 
 if TYPE_CHECKING:
     from geminid.config import Recipe
@@ -233,6 +234,26 @@ def export_model(
     from geminid.interop.weights import export_weights
 
     _answer(export_weights(source, out, dtype), json, title=f"exported {source}")
+
+
+@command(app, "tune")
+def tune(
+    model: Positional[Path],
+    out: NewFolder,
+    recipe: Name = "demo",
+    overrides: Overrides = (),
+    config: Annotated[TuneConfig, arg(name="")] = TUNING,
+    json: Json = False,
+) -> None:
+    """Tune an imported text model with LoRA on the recipe's captions in ten languages; the merged weights go to OUT."""
+    chosen = _recipe(recipe, overrides)
+    from geminid.corpus.store import open_dataset
+    from geminid.tune.folder import tune_folder
+
+    dataset = open_dataset(_dataset_path(chosen))
+    texts = {"names": dataset.all_names, "descriptions": dataset.descriptions}
+    figures = tune_folder(model, out, texts, config, lambda step, loss: print(f"step {step}: {loss:.3f}", flush=True))
+    _answer(figures, json, title=f"tuned {model}")
 
 
 @command(app, "chat")
