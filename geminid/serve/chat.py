@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,8 @@ class Pieces:
     def conversation(self, turns: Iterable[tuple[str, str]]) -> list[int]:
         """Turns (role, text) in Gemma's form, ready for the model's answer. Roles: user, model."""
         encode, turn, end = self.processor.encode, self.special(TURN), self.special(END_OF_TURN)
-        ids = [self.processor.bos_id()]
+        assert turn is not None and end is not None
+        ids: list[int] = [self.processor.bos_id()]
         for role, text in turns:
             ids += [turn, *encode(f"{role}\n{text.strip()}"), end, *encode("\n")]
         return [*ids, turn, *encode("model\n")]
@@ -79,7 +80,7 @@ class Chat:
             turns = turns[2:]
         return ids
 
-    def say(self, text: str) -> Iterator[str]:
+    def say(self, text: str) -> Generator[str, None, None]:
         """The answer, part by part. What was said until then is remembered also where one stops listening."""
         prompt, said = self.prompt(text), []
         stream = self.engine.stream([prompt], [self.options], steps=2)
