@@ -24,6 +24,10 @@ from tyro.extras import SubcommandApp
 from geminid.plan.requests import BudgetRequest, LadderRequest, TopologyRequest
 from geminid.runtime.requests import HERE, NO_FLEET, Cluster, Fleet, OverheadRequest, SoakRequest
 
+
+from geminid.runtime.requests import HERE, NO_FLEET, Cluster, Fleet, SoakRequest
+from geminid.tune.requests import TUNING, TuneConfig
+
 if TYPE_CHECKING:
     from geminid.config import Recipe
 
@@ -252,6 +256,45 @@ def export_model(
     from geminid.interop.weights import export_weights
 
     _answer(export_weights(source, out, dtype), json, title=f"exported {source}")
+
+
+@command(app, "tune")
+def tune(
+    model: Positional[Path],
+    out: NewFolder,
+    recipe: Name = "demo",
+    overrides: Overrides = (),
+    config: Annotated[TuneConfig, arg(name="")] = TUNING,
+    json: Json = False,
+) -> None:
+    """Tune an imported text model with LoRA on the recipe's captions in ten languages; the merged weights go to OUT."""
+    chosen = _recipe(recipe, overrides)
+    from geminid.corpus.store import open_dataset
+    from geminid.tune.folder import tune_folder
+
+    dataset = open_dataset(_dataset_path(chosen))
+    texts = {"names": dataset.all_names, "descriptions": dataset.descriptions}
+    figures = tune_folder(model, out, texts, config, lambda step, loss: print(f"step {step}: {loss:.3f}", flush=True))
+    _answer(figures, json, title=f"tuned {model}")
+
+
+@command(app, "chat")
+def chat(
+    model: Annotated[Path, arg(metavar="DIR", help="A text model's folder; `geminid import` writes one.")],
+    bits: Annotated[int | None, arg(help="Keep weights in 8 or 4 bits; as they are unless given.")] = None,
+    temperature: Annotated[float, arg(help="0 takes the likeliest piece.")] = 0.0,
+    top_k: Annotated[int, arg(help="Choose from so many of the likeliest pieces.")] = 64,
+    top_p: Annotated[float, arg(help="And from the fewest that together have this probability.")] = 0.95,
+    max_new: Annotated[int, arg(help="Pieces of an answer at most.")] = 256,
+    seed: Annotated[int, arg(help="Another seed, other answers.")] = 0,
+) -> None:
+    """Talk to a model in the terminal. /quit ends; Ctrl-C ends an answer. A base model goes on from your text."""
+    from geminid.serve.chat import talk
+    from geminid.serve.engine import Options
+    from geminid.serve.loading import open_chat
+
+    opened = open_chat(model, bits, Options(max_new, temperature, top_k, top_p, seed))
+    talk(opened, lambda: input("> "), lambda part: print(part, end="", flush=True))
 
 
 app.command(plan, name="plan", help="Before a run: budget | ladder | topology | goodput.")

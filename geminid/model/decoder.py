@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array
 
 from geminid.config import DecoderConfig
-from geminid.model.layers import Attention, GatedMLP, RMSNorm, attend, rotate
+from geminid.model.layers import Attention, GatedMLP, RMSNorm, attend, rotate, times
 
 Cache = tuple[Array, Array]  # keys and values of every layer, each [L B S K Dh]
 
@@ -75,7 +75,7 @@ class DecoderBlock(nnx.Module):
     def finish(self, x: Array, q: Array, keys: Array, values: Array, mask: Array) -> Array:
         """The block's output [B T D]: attention over keys and values [B S K Dh] where mask bool [B T S], then MLP."""
         mixed = attend(q, keys, values, mask, self.attention.soft_cap)
-        mixed = mixed.reshape(*x.shape[:2], -1) @ self.attention.out[...].astype(x.dtype)
+        mixed = times(mixed.reshape(*x.shape[:2], -1), self.attention.out)
         x = x + (self.post_attention(mixed) if self.config.post_norm else mixed)
         hidden = self.mlp(self.norm_mlp(x))
         return x + (self.post_mlp(hidden) if self.config.post_norm else hidden)

@@ -34,6 +34,12 @@ def dense(d_in: int, d_out: int, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.Para
     return nnx.Param(init(rngs.params(), (d_in, d_out), jnp.float32))
 
 
+def times(x: Array, weight: nnx.Param) -> Array:
+    """x [... in] times a weight [in out]: an array, or what knows how it is stored (`geminid.model.matrices`)."""
+    value = weight.get_value()
+    return value.times(x) if hasattr(value, "times") else x @ value.astype(x.dtype)
+
+
 def rotate(x: Array, positions: Array, theta: Array | float, stretch: Array | None = None) -> Array:
     """Rotary position embedding (Su et al. 2021), half-split layout. x: [B T H Dh]; positions: int [B T].
 
@@ -94,16 +100,16 @@ class Attention(nnx.Module):
 
     def project(self, x: Array, context: Array) -> tuple[Array, Array, Array]:
         heads, kv_heads, head_dim = self.shape
-        q = (x @ self.q[...].astype(x.dtype)).reshape(*x.shape[:2], heads, head_dim)
-        k = (context @ self.k[...].astype(x.dtype)).reshape(*context.shape[:2], kv_heads, head_dim)
-        v = (context @ self.v[...].astype(x.dtype)).reshape(*context.shape[:2], kv_heads, head_dim)
+        q = times(x, self.q).reshape(*x.shape[:2], heads, head_dim)
+        k = times(context, self.k).reshape(*context.shape[:2], kv_heads, head_dim)
+        v = times(context, self.v).reshape(*context.shape[:2], kv_heads, head_dim)
         return self.q_norm(q), self.k_norm(k), v
 
     def __call__(self, x: Array, mask: Array | None = None, context: Array | None = None) -> Array:
         """Without positions: encoders and cross-attention. x [B T D], mask bool [B T S]."""
         q, k, v = self.project(x, x if context is None else context)
         mixed = attend(q * self.shape[2] ** -0.5, k, v, mask, self.soft_cap)
-        return mixed.reshape(*x.shape[:2], -1) @ self.out[...].astype(x.dtype)
+        return times(mixed.reshape(*x.shape[:2], -1), self.out)
 
 
 class GatedMLP(nnx.Module):
@@ -116,8 +122,8 @@ class GatedMLP(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: Array) -> Array:
-        gate = ACTIVATIONS[self.activation](x @ self.gate[...].astype(x.dtype))
-        return (gate * (x @ self.up[...].astype(x.dtype))) @ self.down[...].astype(x.dtype)
+        gate = ACTIVATIONS[self.activation](times(x, self.gate))
+        return times(gate * times(x, self.up), self.down)
 
 
 class EncoderBlock(nnx.Module):
