@@ -23,9 +23,6 @@ from tyro.extras import SubcommandApp
 
 from geminid.plan.requests import BudgetRequest, LadderRequest, TopologyRequest
 from geminid.runtime.requests import HERE, NO_FLEET, Cluster, Fleet, OverheadRequest, SoakRequest
-
-
-from geminid.runtime.requests import HERE, NO_FLEET, Cluster, Fleet, SoakRequest
 from geminid.tune.requests import TUNING, TuneConfig
 
 if TYPE_CHECKING:

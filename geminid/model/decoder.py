@@ -11,6 +11,7 @@ from jax import Array
 
 from geminid.config import DecoderConfig
 from geminid.model.layers import Attention, GatedMLP, RMSNorm, attend, rotate, times
+from geminid.parallel.sharding import constrain, gathered_layer, split_attention
 
 Cache = tuple[Array, Array]  # keys and values of every layer, each [L B S K Dh]
 
@@ -60,24 +61,31 @@ class DecoderBlock(nnx.Module):
             norm_epsilon=epsilon,
         )
         self.norm_mlp = RMSNorm(config.width, epsilon)
-        self.mlp = GatedMLP(config.width, config.mlp_width, rngs=rngs, activation=config.activation)
+        axes = (None, "positions", "hidden")
+        self.mlp = GatedMLP(config.width, config.mlp_width, rngs=rngs, activation=config.activation, axes=axes)
         if config.post_norm:
             self.post_attention = RMSNorm(config.width, epsilon)
             self.post_mlp = RMSNorm(config.width, epsilon)
 
     def project(self, x: Array, positions: Array, rotary: Rotary) -> tuple[Array, Array, Array]:
         """Rotated, scaled queries [B T H Dh], rotated keys and values [B T K Dh] of x [B T D]."""
-        q, k, v = self.attention.project(normed := self.norm_attention(x), normed)
+        normed = constrain(self.norm_attention(x), None, "positions")
+        q, k, v = self.attention.project(normed, normed)
         scale = (self.config.query_scalar or self.config.head_dim) ** -0.5
         q = rotate(q, positions, rotary.theta, rotary.stretch) * scale
         return q, rotate(k, positions, rotary.theta, rotary.stretch), v
 
     def finish(self, x: Array, q: Array, keys: Array, values: Array, mask: Array) -> Array:
         """The block's output [B T D]: attention over keys and values [B S K Dh] where mask bool [B T S], then MLP."""
-        mixed = attend(q, keys, values, mask, self.attention.soft_cap)
-        mixed = times(mixed.reshape(*x.shape[:2], -1), self.attention.out)
+
+        def dense(q: Array, k: Array, v: Array, mask: Array, _: None) -> Array:
+            return attend(q, k, v, mask, self.attention.soft_cap)
+
+        mixed = split_attention(dense, q, keys, values, mask, None)
+        mixed = constrain(times(mixed.reshape(*x.shape[:2], -1), self.attention.out), None, "between")
         x = x + (self.post_attention(mixed) if self.config.post_norm else mixed)
-        hidden = self.mlp(self.norm_mlp(x))
+        hidden = self.mlp(constrain(self.norm_mlp(x), None, "positions"))
+        hidden = constrain(hidden, None, "between")
         return x + (self.post_mlp(hidden) if self.config.post_norm else hidden)
 
     def __call__(
@@ -127,6 +135,7 @@ class Decoder(nnx.Module):
 
         def layer(x: Array, inputs: tuple) -> tuple[Array, Cache]:
             weights, rotary, layer_cache = inputs
+            weights = gathered_layer(weights, config.dtype)
             return nnx.merge(graph, weights)(x, positions, mask, distance, rotary, layer_cache)
 
         policies = {"none": None, "full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}

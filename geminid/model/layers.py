@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from geminid.parallel.sharding import constrain
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "silu": jax.nn.silu,
@@ -113,17 +115,26 @@ class Attention(nnx.Module):
 
 
 class GatedMLP(nnx.Module):
-    """Gated linear unit (Shazeer 2020)."""
+    """Gated linear unit (Shazeer 2020). axes: logical names of what is computed inside, [B T F]."""
 
-    def __init__(self, width: int, hidden: int, *, rngs: nnx.Rngs, activation: str = "gelu_tanh"):
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        rngs: nnx.Rngs,
+        activation: str = "gelu_tanh",
+        axes: tuple[str | None, ...] = (),
+    ):
         self.gate = dense(width, hidden, rngs)
         self.up = dense(width, hidden, rngs)
         self.down = dense(hidden, width, rngs)
         self.activation = activation
+        self.axes = axes
 
     def __call__(self, x: Array) -> Array:
         gate = ACTIVATIONS[self.activation](times(x, self.gate))
-        return times(gate * times(x, self.up), self.down)
+        return times(constrain(gate * times(x, self.up), *self.axes), self.down)
 
 
 class EncoderBlock(nnx.Module):

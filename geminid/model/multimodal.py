@@ -18,6 +18,7 @@ from geminid.model.codec import code_embedding
 from geminid.model.decoder import Cache, Decoder
 from geminid.model.layers import RMSNorm, dense
 from geminid.model.vision import VisionEncoder, to_float
+from geminid.parallel.sharding import constrain
 from geminid.tokens.ids import NUM_SIZES
 
 PLACE_SCALE = 0.5  # of an embedded id
@@ -102,9 +103,11 @@ class Model(nnx.Module):
         soft = [jnp.zeros((1, self.recipe.decoder.width))]  # so that there is one to point at
         if sensed.pictures.shape[0]:
             pictures = to_float(sensed.pictures) if sensed.pictures.dtype == jnp.uint8 else sensed.pictures
-            soft.append(flat(self.vision_to_decoder(self.vision(pictures))))
+            seen = self.vision_to_decoder(self.vision(constrain(pictures, "slots")))
+            soft.append(constrain(flat(seen), None))
         if sensed.mels.shape[0]:
-            soft.append(flat(self.audio_to_decoder(self.audio(sensed.mels, sensed.frames))))
+            mels, frames = constrain(sensed.mels, "slots"), constrain(sensed.frames, "slots")
+            soft.append(constrain(flat(self.audio_to_decoder(self.audio(mels, frames))), None))
         return jnp.concatenate(soft).astype(self.recipe.decoder.dtype)
 
     def embed(self, ids: Array, places: Array) -> Array:
@@ -133,7 +136,8 @@ class Model(nnx.Module):
         A position sees the earlier ones of its own segment; segment 0 is padding.
         """
         x = self.place(ids, sources, places, self.soft_tokens(sensed))
-        hidden, _ = self.decoder(self.after(x, shifted(x, positions)), positions, packed_mask(segments))
+        x = constrain(self.after(x, shifted(x, positions)), None, "between")
+        hidden, _ = self.decoder(x, positions, packed_mask(segments))
         return hidden
 
     def read(self, ids: Array, sources: Array, places: Array, present: Array, sensed: Sensed) -> tuple[Array, Context]:

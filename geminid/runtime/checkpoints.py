@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -34,7 +35,7 @@ class Checkpoints:
         """Writes, reads back, marks as good; True when the copy that was read has the digest that was agreed on."""
         path = self._path(copy.step)
         arrays = {key: np.asarray(leaf) for key, leaf in zip(self._keys, leaves, strict=True)}
-        with ocp.StandardCheckpointer() as checkpointer:
+        with alone() as checkpointer:
             checkpointer.save(path / "state", arrays, force=True)
         if (digest := self._digest_on_disk(copy.step)) != copy.digest:
             return False
@@ -48,7 +49,7 @@ class Checkpoints:
 
     def _read(self, step: int) -> list[np.ndarray] | None:
         try:
-            with ocp.StandardCheckpointer() as checkpointer:
+            with alone() as checkpointer:
                 arrays = checkpointer.restore(self._path(step) / "state")
         except (OSError, ValueError, KeyError):
             return None
@@ -61,6 +62,15 @@ class Checkpoints:
     def _forget(self) -> None:
         for copy in found(self.directory)[:-KEPT]:
             remove(self._path(copy.step))
+
+
+def alone() -> ocp.StandardCheckpointer:
+    """Of this process, even where others belong to the same JAX runtime: they hold the same state."""
+    me = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix="alone"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=options)
 
 
 def found(directory: Path) -> list[Copy]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,7 +42,8 @@ class Spec:
     checkpoints: Path
     one_core: bool  # each computes on one core, as on a laptop: with another number of cores the bits differ
     checking: Checking = ALWAYS
-    resources: tuple[tuple[str, float], ...] = ()  # Ray's, by name: of one slice
+    resources: tuple[tuple[str, float], ...] = ()  # Ray's, by name: of one process that computes
+    processes: int = 1  # of one slice
 
 
 def place() -> Place:
@@ -54,11 +55,29 @@ def place() -> Place:
     return levels
 
 
-def pin(core: int) -> None:
-    """All threads of this process, and those that they start, on one core; before JAX starts its own."""
-    cores = sorted(os.sched_getaffinity(0))
+def pin(cores: Sequence[int]) -> None:
+    """All threads of this process, and those that they start, on these cores; before JAX starts its own."""
+    if not cores or not hasattr(os, "sched_setaffinity"):
+        return
+    there = sorted(os.sched_getaffinity(0))
     for thread in os.listdir("/proc/self/task"):
-        os.sched_setaffinity(int(thread), {cores[core % len(cores)]})
+        os.sched_setaffinity(int(thread), {there[core % len(there)] for core in cores})
+
+
+def prepare(one_core: bool) -> None:
+    """Before the first program: compiled ones are kept."""
+    from geminid.train.compiled import keep_compiled
+
+    keep_compiled("compiled-one-core" if one_core else "compiled", 0.0)
+
+
+def actor_options(spec: Spec) -> dict[str, Any]:
+    """Ray's, of a process that computes."""
+    wanted = dict(spec.resources)
+    return {
+        "num_cpus": wanted.pop("CPU", 0), "num_gpus": wanted.pop("GPU", 0), "resources": wanted,
+        "runtime_env": {"env_vars": ENVIRONMENT},
+    }  # fmt: skip
 
 
 class RayTicket:
@@ -96,8 +115,8 @@ class SliceActor:
     """One slice in a process of its own. Asynchronous: it is asked for pieces while it computes."""
 
     def __init__(self, spec: Spec, name: str, device: str, number: int, computes: bool, namespace: str) -> None:
-        if spec.one_core and hasattr(os, "sched_setaffinity"):
-            pin(number)
+        self._cores = [(number * spec.processes + k,) if spec.one_core else () for k in range(spec.processes)]
+        pin(self._cores[0])
         self._spec, self._name, self._device, self._computes = spec, name, device, computes
         self._namespace = namespace
         self._worker = ThreadPoolExecutor(1, "work")
@@ -113,17 +132,23 @@ class SliceActor:
     def _prepare(self) -> tuple[m.Hello, float, int]:
         from geminid.runtime.checkpoints import Checkpoints
         from geminid.runtime.slice import Slice
-        from geminid.runtime.work import JointWork
-        from geminid.train.compiled import keep_compiled
 
         if self._slice is None:
-            keep_compiled("compiled-one-core" if self._spec.one_core else "compiled", 0.0)
-            work = JointWork(self._spec.job) if self._computes else None
+            prepare(self._spec.one_core)
+            work = self._work() if self._computes else None
             self._shard_s = work.warm_up() if work is not None else 0.0
             checkpoints = Checkpoints(self._spec.checkpoints, work.names if work is not None else ())
             peers = RayPeers(self._namespace)
             self._slice = Slice(self._name, self._device, work, peers, checkpoints, self._spec.checking, place())
         return self._slice.hello(), self._shard_s, os.getpid()
+
+    def _work(self) -> Any:
+        from geminid.runtime.span import lead
+        from geminid.runtime.work import JointWork
+
+        if self._spec.processes == 1:
+            return JointWork(self._spec.job)
+        return lead(self._spec.job, self._spec.processes, tuple(self._cores[1:]), actor_options(self._spec))
 
     async def alive(self) -> None:
         """Never answers: an error from this call is the death of the process."""
@@ -192,14 +217,11 @@ class RayTransport:
         """Starts a process for a device; `Hello` follows when it is warm. number: chooses its core."""
         self._numbers += 1
         name = f"{device}@{self.incarnation}.{self._numbers}"
-        options: dict[str, Any] = {"num_cpus": 0}
-        if computes:
-            wanted = dict(self.spec.resources)
-            options |= {"num_cpus": wanted.pop("CPU", 0), "num_gpus": wanted.pop("GPU", 0), "resources": wanted}
+        options = actor_options(self.spec) if computes else {"num_cpus": 0}
         handle = self._actor.options(
             name=name, namespace=self.namespace, lifetime="detached", max_restarts=0, max_concurrency=1000,
             scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": ENVIRONMENT}, **options,
+            **{"runtime_env": {"env_vars": ENVIRONMENT}, **options},
         ).remote(self.spec, name, device, number, computes, self.namespace)  # fmt: skip
         self._watch(Process(name, device, computes, handle))
         return name

@@ -79,7 +79,9 @@ def conduct(
     """
     places, namespace = Places(run), namespace_of(run.path)
     job = Job(recipe, run.path.absolute(), dataset_path.absolute())
-    spec = Spec(job, places.checkpoints.absolute(), not cluster.resources, checking, cluster.resources)
+    spec = Spec(
+        job, places.checkpoints.absolute(), not cluster.resources, checking, cluster.resources, cluster.processes
+    )
     start(cluster.ray_address, namespace)
     try:
         actor: Any = ray.remote(Conductor)

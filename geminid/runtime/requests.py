@@ -37,12 +37,15 @@ class Cluster:
     """Where slices run."""
 
     ray_address: Annotated[str | None, arg(help="Join this Ray cluster; one is started here unless given.")] = None
-    gpus: Annotated[float, arg(help="GPUs of one slice.")] = 0
-    tpus: Annotated[float, arg(help="TPU chips of one slice.")] = 0
+    processes: Annotated[int, arg(help="Processes of one slice, joined by jax.distributed.")] = 1
+    gpus: Annotated[float, arg(help="GPUs of one process.")] = 0
+    tpus: Annotated[float, arg(help="TPU chips of one process.")] = 0
     metrics_port: Annotated[int | None, arg(help="Port at which the controller serves Prometheus metrics.")] = None
     metrics_host: Annotated[str, arg(help="Address that it listens at; 0.0.0.0 for other machines.")] = "127.0.0.1"
 
     def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise ValueError(f"--processes is {self.processes}; a slice has at least 1")
         if self.metrics_port is not None and not 0 < self.metrics_port < 1 << 16:
             raise ValueError(f"--metrics-port is {self.metrics_port}; ports go from 1 to 65535")
 

@@ -78,22 +78,28 @@ class JointWork:
         state = self._task.update(jax.tree.unflatten(self._tree, leaves[:-1]), total, weight)
         return [*jax.block_until_ready(jax.tree.leaves(state)), cursors]
 
+    def zeros(self) -> Leaves:
+        """A state to compile with."""
+        leaves = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(self._task.shapes)]
+        return [*leaves, self._batches.first()]
+
     def warm_up(self) -> float:
-        """Compiles by computing on zeros; seconds that one shard's gradients take then."""
-        cursors = self._batches.first()
-        leaves: Leaves = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(self._task.shapes)]
-        leaves.append(cursors)
-        part = self.gradient(leaves, 0, 0)
-        begun = time.perf_counter()
-        part = self.gradient(leaves, 0, 0)
-        took = time.perf_counter() - begun
-        self.update(leaves, part.gradient, part.scalars["weight"], cursors)
-        return took
+        return warm_up(self, self.zeros())
 
     def finish(self, leaves: Leaves) -> None:
         """Writes what marks the stage as finished."""
         write_json(self.run.cursor("joint"), cursor_json(leaves[-1]))
         save_params(self.run.params("joint"), jax.tree.unflatten(self._tree, leaves[:-1])["params"])
+
+
+def warm_up(work: Work, leaves: Leaves) -> float:
+    """Compiles by computing on a state; seconds that one shard's gradients take then."""
+    work.gradient(leaves, 0, 0)
+    begun = time.perf_counter()
+    part = work.gradient(leaves, 0, 0)
+    took = time.perf_counter() - begun
+    work.update(leaves, part.gradient, part.scalars["weight"], leaves[-1])
+    return took
 
 
 def metrics_of(scalars: Mapping[str, np.float32]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from geminid.config import Recipe
 from geminid.model.codec import spread_mean
 from geminid.model.multimodal import Model, Sensed, flat
 from geminid.model.vision import to_float
+from geminid.parallel.sharding import constrain
 from geminid.tokens.ids import special_names
 from geminid.train import augment
 from geminid.train.pretrain import Loss, Rate, Task, make_task
@@ -36,8 +37,10 @@ def next_id_loss(
     """
     ids = batch["ids"] if read is None else read
     hidden = model(ids, batch["sources"], batch["places"], batch["segments"], batch["positions"], sensed)
+    hidden = constrain(constrain(hidden, None, "positions"), None, None, "split")
     at = batch["answers"]  # the first position of all is never one: it stands for none
-    logits = model.decoder.logits(flat(hidden)[jnp.maximum(at - 1, 0)])
+    before = constrain(flat(hidden)[jnp.maximum(at - 1, 0)], None, "split")
+    logits = model.decoder.logits(constrain(before, "positions"))
     log_z = jax.nn.logsumexp(logits, -1)
     targets, weights = batch["ids"].reshape(-1)[at], batch["weights"].reshape(-1)[at]
     chosen = jnp.take_along_axis(logits, targets[:, None], -1)[:, 0]

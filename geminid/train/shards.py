@@ -19,6 +19,7 @@ from flax import nnx
 
 from geminid.batches.packing import Batch
 from geminid.config import StageConfig
+from geminid.parallel.sharding import gathered_others
 from geminid.train.loop import State
 from geminid.train.optimiser import make_optimiser
 from geminid.train.params import params_of
@@ -47,9 +48,15 @@ class ShardedTask:
     first(params) -> the state that the stage starts from; grads(params, batch, key) -> (gradient [BLOCKS, rows, LANES],
     scalars); update(state, total, weight) -> state, where total is the sum of all shards' gradients and weight that of
     their weights. shapes: of the state's arrays.
+
+    What these are made of, for a step in one program: moving(params) -> those that learn; summed(moving, params, batch,
+    key) -> (sum of losses, scalars); apply(state, mean gradient of those that learn) -> state.
     """
 
     shapes: State
+    moving: Callable[[Any], list[jax.Array]]
+    summed: Callable[[Sequence[jax.Array], Any, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+    apply: Callable[[State, Sequence[jax.Array]], State]
     first: Callable[[Any], State]
     grads: Callable[[Any, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
     update: Callable[[State, np.ndarray, np.float32], State]
@@ -68,14 +75,15 @@ def make_sharded_task(
     shapes = [leaf.shape for leaf in chosen(params, learns)]
     ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
 
-    def of_moving(moving: Any, params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        value, metrics = loss(nnx.merge(graph, nnx.State(filled(params, learns, moving))), batch, key)
+    def summed(moving: Any, params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        ready = gathered_others(filled(params, learns, moving))
+        value, metrics = loss(nnx.merge(graph, nnx.State(ready)), batch, key)
         weight = jnp.maximum(batch["weights"].reshape(-1)[batch["answers"]].sum(), 1e-6)
         return value * weight, {"weight": weight, "loss": value, **metrics}
 
     @jax.jit
     def grads(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        of = jax.grad(of_moving, has_aux=True)
+        of = jax.grad(summed, has_aux=True)
         gradient, scalars = of(chosen(params, learns), params, batch, key)
         flat = jnp.concatenate([leaf.reshape(-1) for leaf in gradient])
         return jnp.pad(flat, (0, -flat.size % (BLOCKS * LANES))).reshape(BLOCKS, -1, LANES), scalars
@@ -83,7 +91,9 @@ def make_sharded_task(
     @jax.jit
     def update(state: State, total: jax.Array, weight: jax.Array) -> State:
         pieces = jnp.split(total.reshape(-1)[: ends[-1]] / weight, ends[:-1])
-        mean = [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+        return apply(state, [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)])
+
+    def apply(state: State, mean: Sequence[jax.Array]) -> State:
         gradient = filled(jax.tree.map(jnp.zeros_like, state["params"]), learns, mean)
         updates, moments = optimiser.update(gradient, state["optimiser"], state["params"])
         return {"params": optax.apply_updates(state["params"], updates), "optimiser": moments}
@@ -91,7 +101,8 @@ def make_sharded_task(
     def first(params: Any) -> State:
         return {"params": params, "optimiser": optimiser.init(params)}
 
-    return ShardedTask(jax.eval_shape(first, params), first, grads, update)
+    shapes_of_state = jax.eval_shape(first, params)
+    return ShardedTask(shapes_of_state, lambda params: chosen(params, learns), summed, apply, first, grads, update)
 
 
 def chosen(params: Any, learns: Any) -> list[jax.Array]:

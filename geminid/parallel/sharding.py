@@ -1,0 +1,227 @@
+"""Where arrays lie on a mesh of devices: logical names -> mesh axes. The only file that names PartitionSpec.
+
+| mesh axis | splits | communicates |
+|---|---|---|
+| slice | logical shards of the batch; the state is whole on each slice | sums of gradients |
+| fsdp | logical shards of the batch, and the state (Rajbhandari et al. 2020, arXiv 1910.02054) | weights, gradients |
+| context | positions of a row, and the state | keys and values, weights, gradients |
+| tensor | heads, MLP columns, ids (Shoeybi et al. 2019, arXiv 1909.08053), positions between blocks | activations |
+
+The mesh is the one set around the call (`jax.set_mesh`). When none is set, every function here returns what it was
+given, and the program is the one that was written without them.
+
+Keys and values are gathered over `context`, layer by layer (Llama 3, arXiv 2407.21783, section 3.3.2): with multi-query
+attention they are one head, and 32,768 positions of it in bfloat16 are 16 MiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("slice", "fsdp", "context", "tensor")  # the last are neighbours
+SHARDS = ("slice", "fsdp")  # over these go the logical shards of a batch
+
+# of what is computed
+ACTIVATIONS: dict[str, tuple[str, ...]] = {
+    "positions": ("context",),
+    "between": ("context", "tensor"),  # positions between blocks (Korthikanti et al. 2022, arXiv 2205.05198)
+    "heads": ("tensor",),
+    "hidden": ("tensor",),
+    "ids": ("tensor",),
+    "split": ("context",),  # a width, where all positions of a row are needed
+    "slots": ("context", "tensor"),  # pictures and clips
+}
+# of what is kept: name of a weight of the decoder's layers -> its last two axes
+WEIGHTS: dict[str, tuple[str, str]] = {
+    "q": ("width", "heads"),
+    "k": ("spread", "none"),  # a key-value head may be the only one
+    "v": ("spread", "none"),
+    "out": ("heads", "width"),
+    "gate": ("width", "hidden"),
+    "up": ("width", "hidden"),
+    "down": ("hidden", "width"),
+}
+KEPT: dict[str, tuple[str, ...]] = {
+    "width": ("fsdp", "context"),
+    "spread": ("fsdp", "context", "tensor"),
+    "heads": ("tensor",),
+    "hidden": ("tensor",),
+    "none": (),
+}
+USED = {"heads": ("tensor",), "hidden": ("tensor",)}  # the other axes are gathered for use
+ANYWHERE = (("fsdp", "context", "tensor"), ("fsdp", "context"), ("context", "tensor"), ("fsdp",), ("context",))
+
+
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of all `AXES`; those that `sizes` leaves out have size 1. devices: all there are, unless given.
+
+    The devices of one slice of TPUs stand together on `slice`.
+    """
+    unknown = sorted(set(sizes) - set(AXES))
+    if unknown:
+        raise ValueError(f"unknown mesh axis '{unknown[0]}'; known: {', '.join(AXES)}")
+    shape = [sizes.get(name, 1) for name in AXES]
+    found = list(jax.devices() if devices is None else devices)
+    if len(found) != np.prod(shape):
+        raise ValueError(f"the mesh {dict(sizes)} has {np.prod(shape)} places; there are {len(found)} devices")
+    if len({getattr(device, "slice_index", 0) for device in found}) > 1:
+        laid = mesh_utils.create_hybrid_device_mesh([1, *shape[1:]], [shape[0], 1, 1, 1], found)
+    else:
+        laid = np.array(found).reshape(shape)
+    return Mesh(laid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def current() -> Any:
+    """The mesh that is set around the call, or None."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty else mesh
+
+
+def constrain(x: Array, *names: str | None) -> Array:
+    """x, its first axes laid as `ACTIVATIONS` says; None: not split."""
+    if current() is None or not names:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*(name and ACTIVATIONS[name] for name in names)))
+
+
+def keys_of(path: Any) -> list[str]:
+    return [part.key for part in path if isinstance(getattr(part, "key", None), str)]
+
+
+def _divided(size: int, axes: Sequence[str], sizes: Mapping[str, int], what: str) -> tuple[str, ...]:
+    count = int(np.prod([sizes[axis] for axis in axes], dtype=int))
+    if size % count:
+        raise ValueError(f"{what} is {size}, which {' x '.join(axes)} = {count} devices do not divide; change the mesh")
+    return tuple(axes)
+
+
+def _layer_specs(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> tuple[PartitionSpec, PartitionSpec]:
+    """How a weight of the decoder's layers is kept, and how it is used."""
+    if name not in WEIGHTS:
+        return PartitionSpec(), PartitionSpec()
+    stacked = [None] * (len(shape) - 2)
+    ends = list(zip(shape[-2:], WEIGHTS[name], strict=True))
+    kept = [_divided(size, KEPT[axis], sizes, f"the {axis} of decoder weight '{name}'") for size, axis in ends]
+    return PartitionSpec(*stacked, *kept), PartitionSpec(*stacked, *(USED.get(axis) for _, axis in ends))
+
+
+def _other_specs(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> tuple[PartitionSpec, PartitionSpec]:
+    """Of any other array: kept in pieces along the longest axis that can be cut, and used whole, but the embedding."""
+    used = PartitionSpec("tensor") if name == "embedding" else PartitionSpec()
+    if len(shape) < 2:
+        return PartitionSpec(), used
+    if name == "embedding" and shape[0] % sizes["tensor"] == 0:
+        return PartitionSpec("tensor", _divided(shape[1], KEPT["width"], sizes, "decoder.width")), used
+    for axes in ANYWHERE:
+        for dim in sorted(range(len(shape)), key=lambda i: -shape[i]):
+            if shape[dim] % np.prod([sizes[axis] for axis in axes], dtype=int) == 0:
+                return PartitionSpec(*[None] * dim, axes), used
+    return PartitionSpec(), used
+
+
+def _specs(path: Any, shape: Sequence[int], sizes: Mapping[str, int]) -> tuple[PartitionSpec, PartitionSpec]:
+    keys = keys_of(path)
+    find = _layer_specs if "layers" in keys else _other_specs
+    return find(keys[-1] if keys else "", shape, sizes)
+
+
+def state_shardings(state: Any, mesh: Mesh) -> Any:
+    """How parameters and moments are kept, by their paths; state: arrays or their shapes."""
+
+    def of(path: Any, leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, _specs(path, leaf.shape, mesh.shape)[0])
+
+    return jax.tree_util.tree_map_with_path(of, state)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Of every array [M ...] of a batch in M logical shards."""
+    return NamedSharding(mesh, PartitionSpec(SHARDS))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(x: Array, kept: PartitionSpec, used: PartitionSpec) -> Array:
+    """x, laid for use; its gradient is laid as x is kept, so that a sum over devices ends in pieces."""
+    return jax.lax.with_sharding_constraint(x, used)
+
+
+def _gather_forward(x: Array, kept: PartitionSpec, used: PartitionSpec) -> tuple[Array, None]:
+    return _gather(x, kept, used), None
+
+
+def _gather_backward(kept: PartitionSpec, used: PartitionSpec, _: None, gradient: Array) -> tuple[Array]:
+    return (jax.lax.with_sharding_constraint(gradient, kept),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
+
+
+def gathered_layer(weights: Any, dtype: str) -> Any:
+    """The weights of one of the decoder's layers, ready for use: matrices in `dtype`, so that less is sent."""
+    mesh = current()
+    if mesh is None:
+        return weights
+
+    def gather(path: Any, x: Array) -> Array:
+        kept, used = _layer_specs(keys_of(path)[-1], x.shape, mesh.shape)
+        return _gather(x.astype(dtype), kept, used) if x.ndim > 1 else x
+
+    return jax.tree_util.tree_map_with_path(gather, weights)
+
+
+def gathered_others(params: Any) -> Any:
+    """All parameters, those outside the decoder's layers ready for use."""
+    mesh = current()
+    if mesh is None:
+        return params
+
+    def gather(path: Any, x: Array) -> Array:
+        return x if "layers" in keys_of(path) else _gather(x, *_specs(path, x.shape, mesh.shape))
+
+    return jax.tree_util.tree_map_with_path(gather, params)
+
+
+def split_attention(
+    attention: Callable[..., Array], q: Array, k: Array, v: Array, by_query: Any, by_key: Any, *rest: Any
+) -> Array:
+    """attention(q, k, v, by_query, by_key, *rest), each device its own queries and heads, keys and values gathered.
+
+    q [B T H Dh]; k, v [B S K Dh]; by_query: arrays [B T ...]; by_key: arrays [B S]; rest: scalars. Returns [B T H Dh].
+    """
+    mesh = current()
+    if mesh is None:
+        return attention(q, k, v, by_query, by_key, *rest)
+    tensor, context, num_kv = mesh.shape["tensor"], mesh.shape["context"], k.shape[2]
+    _divided(q.shape[1], ("context",), mesh.shape, "the number of positions of a row")
+    _divided(q.shape[2], ("tensor",), mesh.shape, "decoder.num_heads")
+    if num_kv % tensor and tensor % num_kv:
+        raise ValueError(f"{num_kv} key-value heads cannot be split over {tensor} devices; change the mesh's 'tensor'")
+    heads = "tensor" if num_kv % tensor == 0 else None
+    over, whole = PartitionSpec(None, "context"), PartitionSpec()
+
+    def local(q: Array, k: Array, v: Array, by_query: Any, by_key: Any, *rest: Any) -> Array:
+        if context > 1:
+            k, v = (jax.lax.all_gather(x, "context", axis=1, tiled=True) for x in (k, v))
+        if heads is None and num_kv > 1:  # several devices share each of the heads
+            at = jax.lax.axis_index("tensor") // (tensor // num_kv)
+            k, v = (jax.lax.dynamic_slice_in_dim(x, at, 1, 2) for x in (k, v))
+        return attention(q, k, v, by_query, by_key, *rest)
+
+    specs = (
+        PartitionSpec(None, "context", "tensor"), *[PartitionSpec(None, "context", heads)] * 2,
+        jax.tree.map(lambda _: over, by_query), jax.tree.map(lambda _: whole, by_key), *[whole for _ in rest],
+    )  # fmt: skip
+    inside = jax.shard_map(local, in_specs=specs, out_specs=specs[0], check_vma=False)
+    return inside(q, k, v, by_query, by_key, *rest)
