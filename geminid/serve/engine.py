@@ -46,6 +46,8 @@ class Options:
             raise ValueError(f"top_k is {self.top_k}; it must be 1 or more, or left out")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if not 0 <= self.seed < 1 << 32:
+            raise ValueError(f"seed is {self.seed}; it must be 0 to {(1 << 32) - 1}")
 
 
 def power_of_two(least: int) -> int:

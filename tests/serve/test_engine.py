@@ -122,6 +122,7 @@ def test_what_cannot_be_answered_is_one_line(engine, prompts, options, line):
         ({"top_k": 0}, "top_k is 0"),
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"seed": -1}, "seed is -1"),
     ],
 )
 def test_options_outside_their_range_are_refused(values, line):
