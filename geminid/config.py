@@ -138,7 +138,9 @@ class DecoderConfig:
     activation: str = "gelu_tanh"
     smear: bool = False  # every position also reads what stands before it
     scan_layers: bool = False  # lax.scan over layers: small programs for deep models
-    remat: str = "none"  # none | full | dots
+    attention: str = "dense"  # of packed rows: dense (a mask of T x T) | blockwise (memory linear in T)
+    attention_block: int = 512  # positions of a block, where attention is blockwise
+    remat: str = "none"  # none | full | attended | dots: what the layers keep for the backward pass, in rising order
     dtype: str = "float32"
 
 
@@ -192,6 +194,7 @@ class JointConfig:
     max_pictures: int = 112  # picture slots of one batch
     max_clips: int = 50  # clip slots of one batch
     answer_share: float = 0.625  # of the positions of one batch at most carry loss: the others need no logits
+    logit_chunk: int | None = None  # answers whose logits are held at a time; None: all
     lookahead: int = 192  # documents the packer may choose from
     encoder_rate: float = 0.0  # learning-rate factor of the pretrained encoders; 0 holds them
     code_weight: float = 0.4  # loss weight of each id of a written image beside a text piece

@@ -43,11 +43,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "decoder.window": (1, _ANY),
     "decoder.local_per_global": (0, _ANY),
     "decoder.z_loss": (0, _ANY),
+    "decoder.attention_block": (1, _ANY),
     "joint.shards": (1, _ANY),
     "joint.row_length": (16, _ANY),
     "joint.max_pictures": (1, _ANY),
     "joint.max_clips": (1, _ANY),
     "joint.answer_share": (0, 1),
+    "joint.logit_chunk": (1, _ANY),
     "joint.lookahead": (1, _ANY),
     "joint.encoder_rate": (0, 1),
     "joint.code_weight": (0, _ANY),
@@ -74,7 +76,8 @@ STAGE_RANGES: dict[str, tuple[float, float]] = {
 }
 CHOICES = {
     "decoder.activation": ("gelu_tanh", "silu"),
-    "decoder.remat": ("none", "full", "dots"),
+    "decoder.attention": ("dense", "blockwise"),
+    "decoder.remat": ("none", "full", "attended", "dots"),
     "decoder.dtype": ("float32", "bfloat16"),
 }
 MAX_CODES = 32  # a side of a written image, see geminid.tokens.ids

@@ -72,14 +72,14 @@ def demo_fast() -> Recipe:
 def _large(name: str, decoder: DecoderConfig, encoder_layers: int, encoder_width: int) -> Recipe:
     """What the large recipes share: 32,768 positions, 256k text pieces, larger pictures, encoders of their own."""
     shared = dataclasses.replace(
-        decoder, num_kv_heads=1, window=1024, local_per_global=5, rope_theta=1e6, scan_layers=True, remat="dots",
-        dtype="bfloat16",
+        decoder, num_kv_heads=1, window=1024, local_per_global=5, rope_theta=1e6, scan_layers=True,
+        attention="blockwise", remat="attended", dtype="bfloat16",
     )  # fmt: skip
     stage = StageConfig(steps=100_000, batch=256, optimiser=OptimiserConfig(learning_rate=2e-4, warmup_steps=2000))
     return Recipe(
         name=name,
         data=DataConfig(picture_size=256, clip_max_s=30.0, frames=32),
-        text=TextConfig(vocab_size=256_000),
+        text=TextConfig(vocab_size=256_000 - 123),  # with the specials and codes a multiple of 256: devices share ids
         codec=CodecConfig(levels=(8, 8, 8, 6, 5), downsample=8, width=512, num_blocks=6),
         vision=VisionConfig(
             stem_widths=(128, 256), width=encoder_width, num_layers=encoder_layers, num_heads=16, soft_grid=16
@@ -97,7 +97,14 @@ def _large(name: str, decoder: DecoderConfig, encoder_layers: int, encoder_width
         vision_stage=stage,
         audio_stage=stage,
         joint=JointConfig(
-            stage=stage, row_length=32_768, max_pictures=4096, max_clips=1024, answer_share=1.0, lookahead=4096
+            stage=stage,
+            shards=256,  # a row each
+            row_length=32_768,
+            max_pictures=4096,
+            max_clips=1024,
+            answer_share=1.0,
+            logit_chunk=2048,
+            lookahead=4096,
         ),
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +12,20 @@ from flax import nnx
 from jax import Array
 
 from geminid.config import DecoderConfig
+from geminid.model.blockwise import ATTENDED, Where, blockwise
 from geminid.model.layers import Attention, GatedMLP, RMSNorm, attend, rotate, times
 from geminid.parallel.sharding import constrain, gathered_layer, split_attention
 
+# what the layers keep for the backward pass; the rest is computed again
+_kept = jax.checkpoint_policies
+POLICIES: dict[str, Any] = {
+    "none": None,
+    "full": None,
+    "attended": _kept.save_only_these_names(ATTENDED),
+    "dots": _kept.save_from_both_policies(
+        _kept.dots_with_no_batch_dims_saveable, _kept.save_only_these_names(ATTENDED)
+    ),
+}
 Cache = tuple[Array, Array]  # keys and values of every layer, each [L B S K Dh]
 
 
@@ -81,7 +94,10 @@ class DecoderBlock(nnx.Module):
         def dense(q: Array, k: Array, v: Array, mask: Array, _: None) -> Array:
             return attend(q, k, v, mask, self.attention.soft_cap)
 
-        mixed = split_attention(dense, q, keys, values, mask, None)
+        return self.add(x, split_attention(dense, q, keys, values, mask, None))
+
+    def add(self, x: Array, mixed: Array) -> Array:
+        """The block's output [B T D] from its input and what attention gave, [B T H Dh]."""
         mixed = constrain(times(mixed.reshape(*x.shape[:2], -1), self.attention.out), None, "between")
         x = x + (self.post_attention(mixed) if self.config.post_norm else mixed)
         hidden = self.mlp(constrain(self.norm_mlp(x), None, "positions"))
@@ -97,6 +113,15 @@ class DecoderBlock(nnx.Module):
             (k, v) if cache is None else (jnp.concatenate([cache[0], k], 1), jnp.concatenate([cache[1], v], 1))
         )
         return self.finish(x, q, keys, values, mask & (distance < rotary.window)), (k, v)
+
+    def packed(self, x: Array, where: Where, rotary: Rotary) -> Array:
+        """x [B T D] of packed rows, attention in blocks."""
+        q, k, v = self.project(x, where.positions, rotary)
+
+        def blocks(q: Array, k: Array, v: Array, query: Where, key: Where, window: Array) -> Array:
+            return blockwise(q, k, v, query, key, window, self.attention.soft_cap, self.config.attention_block)
+
+        return self.add(x, split_attention(blocks, q, k, v, where, where, rotary.window))
 
 
 class Decoder(nnx.Module):
@@ -128,29 +153,48 @@ class Decoder(nnx.Module):
         x [B T D]; positions int [B T]; mask bool [B T S]; key_positions int [B S] (default: positions);
         cache: earlier keys and values, which come before the new ones among the S keys.
         """
-        config = self.config
         keys_at = positions if key_positions is None else key_positions
         distance = positions[:, :, None] - keys_at[:, None, :]
+
+        def layer(block: DecoderBlock, x: Array, rotary: Rotary, cache: Cache | None) -> tuple[Array, Cache]:
+            return block(x, positions, mask, distance, rotary, cache)
+
+        return self._through(layer, x, cache)
+
+    def packed(self, x: Array, positions: Array, segments: Array) -> Array:
+        """Hidden states after the last norm of packed rows [B T D], in memory linear in T.
+
+        positions, segments int [B T]: each position sees what `geminid.model.blockwise.sees` says.
+        """
+        where = Where.of(segments, positions)
+
+        def layer(block: DecoderBlock, x: Array, rotary: Rotary, _: None) -> tuple[Array, None]:
+            return block.packed(x, where, rotary), None
+
+        return self._through(layer, x, None)[0]
+
+    def _through(self, layer: Callable[..., tuple[Array, Any]], x: Array, cache: Cache | None) -> tuple[Array, Any]:
+        """x through all layers and the last norm, and what each layer gives beside it, stacked."""
+        config = self.config
         graph, weights = nnx.split(self.layers)
 
-        def layer(x: Array, inputs: tuple) -> tuple[Array, Cache]:
+        def one(x: Array, inputs: tuple) -> tuple[Array, Any]:
             weights, rotary, layer_cache = inputs
             weights = gathered_layer(weights, config.dtype)
-            return nnx.merge(graph, weights)(x, positions, mask, distance, rotary, layer_cache)
+            return layer(nnx.merge(graph, weights), x, rotary, layer_cache)
 
-        policies = {"none": None, "full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
-        if config.remat not in policies:
-            raise ValueError(f"unknown remat policy '{config.remat}'; known: {', '.join(policies)}")
+        if config.remat not in POLICIES:
+            raise ValueError(f"unknown remat policy '{config.remat}'; known: {', '.join(POLICIES)}")
         if config.remat != "none":
-            layer = jax.checkpoint(layer, policy=policies[config.remat])
+            one = jax.checkpoint(one, policy=POLICIES[config.remat])
         inputs = (weights, Rotary.of(config), cache)
         if config.scan_layers:
-            x, new = jax.lax.scan(layer, x, inputs)
+            x, new = jax.lax.scan(one, x, inputs)
         else:
             made = []
             for i in range(config.num_layers):
-                x, pair = layer(x, jax.tree.map(lambda a, i=i: a[i], inputs))
-                made.append(pair)
+                x, given = one(x, jax.tree.map(lambda a, i=i: a[i], inputs))
+                made.append(given)
             new = jax.tree.map(lambda *a: jnp.stack(a), *made)
         return self.norm(x), new
 

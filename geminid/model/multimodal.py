@@ -137,6 +137,8 @@ class Model(nnx.Module):
         """
         x = self.place(ids, sources, places, self.soft_tokens(sensed))
         x = constrain(self.after(x, shifted(x, positions)), None, "between")
+        if self.recipe.decoder.attention == "blockwise":
+            return self.decoder.packed(x, positions, segments)
         hidden, _ = self.decoder(x, positions, packed_mask(segments))
         return hidden
 

@@ -114,17 +114,21 @@ def _layer_specs(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> t
 
 
 def _other_specs(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> tuple[PartitionSpec, PartitionSpec]:
-    """Of any other array: kept in pieces along the longest axis that can be cut, and used whole, but the embedding."""
-    used = PartitionSpec("tensor") if name == "embedding" else PartitionSpec()
+    """Of any other array: kept in pieces along its longest axis that can be cut, used whole.
+
+    But the embedding is cut by ids, and stays so, where `tensor` divides their number.
+    """
+    whole = PartitionSpec()
     if len(shape) < 2:
-        return PartitionSpec(), used
+        return whole, whole
     if name == "embedding" and shape[0] % sizes["tensor"] == 0:
-        return PartitionSpec("tensor", _divided(shape[1], KEPT["width"], sizes, "decoder.width")), used
+        width = _divided(shape[1], KEPT["width"], sizes, "decoder.width")
+        return PartitionSpec("tensor", width), PartitionSpec("tensor")
     for axes in ANYWHERE:
         for dim in sorted(range(len(shape)), key=lambda i: -shape[i]):
             if shape[dim] % np.prod([sizes[axis] for axis in axes], dtype=int) == 0:
-                return PartitionSpec(*[None] * dim, axes), used
-    return PartitionSpec(), used
+                return PartitionSpec(*[None] * dim, axes), whole
+    return whole, whole
 
 
 def _specs(path: Any, shape: Sequence[int], sizes: Mapping[str, int]) -> tuple[PartitionSpec, PartitionSpec]:
@@ -151,17 +155,23 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _gather(x: Array, kept: PartitionSpec, used: PartitionSpec) -> Array:
-    """x, laid for use; its gradient is laid as x is kept, so that a sum over devices ends in pieces."""
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _gather(x: Array, kept: PartitionSpec, used: PartitionSpec, summed: PartitionSpec) -> Array:
+    """x, laid for use; its gradient is summed as `summed` says and then laid as x is kept.
+
+    Without `summed` between, the partitioner cuts what the gradient is made of as x is kept, along any axis.
+    """
     return jax.lax.with_sharding_constraint(x, used)
 
 
-def _gather_forward(x: Array, kept: PartitionSpec, used: PartitionSpec) -> tuple[Array, None]:
-    return _gather(x, kept, used), None
+def _gather_forward(x: Array, kept: PartitionSpec, used: PartitionSpec, summed: PartitionSpec) -> tuple[Array, None]:
+    return _gather(x, kept, used, summed), None
 
 
-def _gather_backward(kept: PartitionSpec, used: PartitionSpec, _: None, gradient: Array) -> tuple[Array]:
+def _gather_backward(
+    kept: PartitionSpec, used: PartitionSpec, summed: PartitionSpec, _: None, gradient: Array
+) -> tuple[Array]:
+    gradient = jax.lax.with_sharding_constraint(gradient, summed)
     return (jax.lax.with_sharding_constraint(gradient, kept),)
 
 
@@ -176,7 +186,9 @@ def gathered_layer(weights: Any, dtype: str) -> Any:
 
     def gather(path: Any, x: Array) -> Array:
         kept, used = _layer_specs(keys_of(path)[-1], x.shape, mesh.shape)
-        return _gather(x.astype(dtype), kept, used) if x.ndim > 1 else x
+        wide = KEPT["width"]
+        summed = PartitionSpec(*(wide if axes and set(wide) < set(axes) else axes for axes in kept))
+        return _gather(x.astype(dtype), kept, used, summed) if x.ndim > 1 else x
 
     return jax.tree_util.tree_map_with_path(gather, weights)
 
@@ -188,7 +200,10 @@ def gathered_others(params: Any) -> Any:
         return params
 
     def gather(path: Any, x: Array) -> Array:
-        return x if "layers" in keys_of(path) else _gather(x, *_specs(path, x.shape, mesh.shape))
+        if "layers" in keys_of(path):
+            return x
+        kept, used = _specs(path, x.shape, mesh.shape)
+        return _gather(x, kept, used, used)
 
     return jax.tree_util.tree_map_with_path(gather, params)
 

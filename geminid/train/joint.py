@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -40,20 +41,21 @@ def next_id_loss(
     hidden = constrain(constrain(hidden, None, "positions"), None, None, "split")
     at = batch["answers"]  # the first position of all is never one: it stands for none
     before = constrain(flat(hidden)[jnp.maximum(at - 1, 0)], None, "split")
-    logits = model.decoder.logits(constrain(before, "positions"))
-    log_z = jax.nn.logsumexp(logits, -1)
     targets, weights = batch["ids"].reshape(-1)[at], batch["weights"].reshape(-1)[at]
-    chosen = jnp.take_along_axis(logits, targets[:, None], -1)[:, 0]
+    first_code = model.decoder.embedding.shape[0] - model.recipe.codec.num_codes
+
+    def scored(before: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        logits = model.decoder.logits(constrain(before, "positions"))
+        log_z = jax.nn.logsumexp(logits, -1)
+        chosen = jnp.take_along_axis(logits, targets[:, None], -1)[:, 0]
+        codes, levels = jnp.maximum(targets - first_code, 0), model.recipe.codec.levels
+        around = spread_mean(logits[:, first_code:], codes, levels, model.recipe.joint.code_spread)
+        return log_z, chosen, around
+
+    log_z, chosen, around = in_chunks(scored, model.recipe.joint.logit_chunk, before, targets)
     total = jnp.maximum(weights.sum(), 1e-6)
     nll = log_z - chosen
-    first_code = logits.shape[-1] - model.recipe.codec.num_codes
     is_code = targets >= first_code
-    around = spread_mean(
-        logits[:, first_code:],
-        jnp.maximum(targets - first_code, 0),
-        model.recipe.codec.levels,
-        model.recipe.joint.code_spread,
-    )
     codes = ((weights > 0) & is_code).astype(jnp.float32)
     words = ((weights > 0) & ~is_code).astype(jnp.float32)
     loss = jnp.sum(weights * (log_z - jnp.where(is_code, around, chosen))) / total
@@ -63,6 +65,17 @@ def next_id_loss(
         "loss_codes": jnp.sum(codes * nll) / jnp.maximum(codes.sum(), 1.0),
     }
     return loss + penalty, metrics
+
+
+def in_chunks(f: Callable[..., Any], size: int | None, *arrays: jax.Array) -> Any:
+    """f(*arrays), rows of all arrays [N ...] alike, `size` rows at a time: what f makes on the way is not kept."""
+    if size is None:
+        return f(*arrays)
+    count = len(arrays[0])
+    padded = [jnp.pad(x, ((0, -count % size), *[(0, 0)] * (x.ndim - 1))) for x in arrays]
+    chunks = [x.reshape(-1, size, *x.shape[1:]) for x in padded]
+    given = jax.lax.map(lambda chunk: jax.checkpoint(f)(*chunk), chunks)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], given)
 
 
 def misread(key: jax.Array, ids: jax.Array, where: jax.Array, begin: int, end: int, most: float) -> jax.Array:

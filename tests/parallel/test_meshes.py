@@ -1,0 +1,123 @@
+"""Every mesh gives the single device's loss and gradients; its program is split; each device holds its part alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GQA = {"num_kv_heads": 2, "attention": "dense", "scan_layers": False, "remat": "none"}
+CASES: dict[str, dict[str, Any]] = {
+    "fsdp 8": {"mesh": {"fsdp": 8}},
+    "context 8": {"mesh": {"context": 8}},
+    "tensor 8": {"mesh": {"tensor": 8}},
+    "slice 2, fsdp 4": {"mesh": {"slice": 2, "fsdp": 4}},
+    "fsdp 2, tensor 4": {"mesh": {"fsdp": 2, "tensor": 4}},
+    "fsdp 2, context 4": {"mesh": {"fsdp": 2, "context": 4}},
+    "slice 2, fsdp 2, tensor 2": {"mesh": {"slice": 2, "fsdp": 2, "tensor": 2}},
+    "slice 2, context 2, tensor 2": {"mesh": {"slice": 2, "context": 2, "tensor": 2}},
+    "fsdp 2, context 2, tensor 2, and the update": {"mesh": {"fsdp": 2, "context": 2, "tensor": 2}, "update": True},
+    "two key-value heads, dense: context 2, tensor 4": {"mesh": {"context": 2, "tensor": 4}, "decoder": GQA},
+}
+ROOT = Path(__file__).parents[2]
+
+
+def start(cases: list[dict[str, Any]], devices: int, **environment: str) -> subprocess.Popen[str]:
+    texts = [json.dumps({"decoder": {}, "update": False} | case) for case in cases]
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    inherited = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL")}
+    own = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.parallel.on_meshes", *texts],
+        cwd=ROOT, env=inherited | own | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def outcome(process: subprocess.Popen[str]) -> tuple[list[dict[str, Any]], str]:
+    """Figures of each case, and what XLA wrote to standard error."""
+    try:
+        out, log = process.communicate(timeout=900)
+    finally:
+        process.kill()
+    assert process.returncode == 0, log[-3000:]
+    return [json.loads(line) for line in out.splitlines() if line.startswith("{")], log
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, Any]:
+    """All cases in one process with eight devices, by name, and its "log"."""
+    lines, log = outcome(start(list(CASES.values()), 8))
+    return dict(zip(CASES, lines, strict=True)) | {"log": log}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_loss_and_every_gradient_are_the_single_devices(outcomes, name):
+    equal(outcomes[name])
+
+
+def equal(got: dict[str, Any]) -> None:
+    assert got["loss"][0] == pytest.approx(got["loss"][1], rel=1e-5)
+    for leaf, (error, largest) in got["errors"].items():
+        assert largest > 0, leaf  # every parameter has a part in the loss
+        assert error <= 1e-5 * largest, leaf
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_program_communicates_over_every_axis(outcomes, name):
+    """An equal loss shows nothing of whether the work was shared."""
+    mesh, kinds = CASES[name]["mesh"], outcomes[name]["collectives"]
+
+    def over(axis: str, *wanted: str) -> bool:
+        return any(kind in wanted and axis in axes.split("+") for kind, axes in map(str.split, kinds))
+
+    for axis in mesh:
+        assert over(axis, "all-reduce", "reduce-scatter"), axis  # sums of gradients, or of products cut inside
+        if axis != "slice":
+            assert over(axis, "all-gather"), axis  # weights; keys and values; positions before a block
+    if "slice" in mesh:
+        assert not over("slice", "all-gather", "all-to-all"), kinds  # each slice has the state and its rows' inputs
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_device_holds_its_part_of_the_weights(outcomes, name):
+    mesh = CASES[name]["mesh"]
+    parts = math.prod(size for axis, size in mesh.items() if axis != "slice")
+    assert outcomes[name]["shares"] == {"q": parts, "gate": parts}
+
+
+def test_the_update_is_the_single_devices(outcomes):
+    updated(outcomes["fsdp 2, context 2, tensor 2, and the update"])
+
+
+def updated(got: dict[str, Any]) -> None:
+    assert got["moved"] > 1e-4  # every parameter has learned
+    assert got["update"] <= 1e-5
+
+
+def test_one_file_names_partition_specs():
+    naming = [path for path in (ROOT / "geminid").rglob("*.py") if "PartitionSpec" in path.read_text()]
+    assert [path.relative_to(ROOT).as_posix() for path in naming] == ["geminid/parallel/sharding.py"]
+
+
+def test_the_partitioner_never_gave_up(outcomes):
+    """It warns where it can only gather an array whole to lay it anew."""
+    assert "Involuntary full rematerialization" not in outcomes["log"]
+
+
+def test_two_processes_of_two_devices_are_one():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    case = {"mesh": {"slice": 2, "context": 2}, "update": True}
+    processes = [start([case], 2, PROCESS=str(i), PORT=port) for i in range(2)]
+    for (got,), _ in map(outcome, processes):
+        equal(got)
+        updated(got)
+        assert any(kind.startswith("all-reduce") and "slice" in kind for kind in got["collectives"])
