@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the small environment in which `geminid plan compile` runs the TPU compiler: what the main environment has, and
 # libtpu of the version that its jax names. Apart, because with libtpu installed every start of JAX looks for a TPU.
-# libtpu is Google's, under its own licence (about 170 MB to fetch, 700 MB on disk). Called by `make setup-tpu-plan` with VENV.
+# libtpu is Google's, under its own licence (about 700 MB on disk). Called by `make setup-tpu-plan` with VENV.
 set -euo pipefail
 
 die() { echo "geminid: $*" >&2; exit 1; }

@@ -17,7 +17,8 @@ MISTAKE = 2
 
 
 def compile_step(request: dict[str, Any], out: Path) -> None:
-    """request: recipe, topology (such as v4:4x4x4), slices, mesh (axis -> size), options of the compiler."""
+    """request: recipe, topology (such as v4:4x4x4), slices, mesh (axis -> size), accumulate, options of the
+    compiler."""
     import jax
     from jax.experimental import topologies
 
@@ -37,7 +38,7 @@ def compile_step(request: dict[str, Any], out: Path) -> None:
         raise ValueError(f"the compiler knows no topology '{name}': {str(error).splitlines()[0]}") from error
     mesh = make_mesh(request["mesh"], topology.devices)
     task, batch = _abstract(recipe)
-    step = FusedStep(task, mesh)
+    step = FusedStep(task, mesh, request["accumulate"])
     lowered = step.lower(step.batch_shapes(batch, recipe.joint.shards))
     lowered_at = time.monotonic()
     compiled = lowered.compile(compiler_options=request["options"])
@@ -56,6 +57,7 @@ def compile_step(request: dict[str, Any], out: Path) -> None:
         "temporaries_bytes": memory.temp_size_in_bytes,
         "program_bytes": memory.generated_code_size_in_bytes,
         "mesh": dict(mesh.shape),
+        "accumulate": request["accumulate"],
         "places": [list(device.coords) for device in per_slice],
     }
     (out / "compiled.json").write_text(json.dumps(answer))

@@ -32,6 +32,7 @@ from geminid.plan.torus import Slice
 from geminid.tokens.ids import num_ids
 
 MOST_SLICES = 64
+ROOM = 0.9  # of a chip's memory that a modelled step may take
 KEY_BLOCK = 512  # positions of a block of blockwise attention
 ENVIRONMENT = ".venv-tpu-plan"
 OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
@@ -84,10 +85,18 @@ def plan_compile(request: CompileRequest, recipe: Recipe) -> dict[str, Any]:
     """The answer to a request, as `--json` prints it; ValueError for what cannot be."""
     has_place(request.page)
     target = target_of(request)
-    ranked = search(recipe, target, request.top)
+    if request.top < 1:
+        raise ValueError(f"--top is {request.top}; it must be 1 or more")
+    ranked = search(recipe, target)
+    if not ranked and (request.search or not request.mesh):
+        rows, heads = recipe.joint.stage.batch, recipe.decoder.num_heads
+        raise ValueError(
+            f"no mesh of {target.num_chips} chips suits {rows} rows and {heads} heads of {recipe.name}; change"
+            " joint.stage.batch, or choose a smaller topology"
+        )
     if request.search:
         return {"recipe": recipe.name, "topology": target.name, "slices": target.slices, "num_chips": target.num_chips,
-                "meshes": [_row(each) for each in ranked]}  # fmt: skip
+                "meshes": [_row(each) for each in ranked[: request.top]]}  # fmt: skip
     sizes = {"slice": target.slices, **(mesh.parse_mesh(request.mesh) if request.mesh else ranked[0].mesh)}
     product = int(np.prod(list(sizes.values())))
     if product != target.num_chips:
@@ -96,52 +105,62 @@ def plan_compile(request: CompileRequest, recipe: Recipe) -> dict[str, Any]:
             f"the mesh has {shown} = {product} places; {target.slices} x {target.name} has {target.num_chips} chips:"
             " make them equal"
         )
-    shared = _with_shards(recipe, sizes)
+    parts = _divisors(rows_a_place(recipe, sizes))
+    if request.accumulate is not None and request.accumulate not in parts:
+        raise ValueError(f"--accumulate is {request.accumulate}; with this mesh it must be one of {parts}")
+    accumulate = request.accumulate or next(
+        (each.accumulate for each in ranked if each.mesh == {k: v for k, v in sizes.items() if k != "slice"}), parts[-1]
+    )
+    shared = _with_shards(recipe)
     with tempfile.TemporaryDirectory(prefix="geminid-") as folder:
         out = Path(folder) if request.keep is None else request.keep
         out.mkdir(parents=True, exist_ok=True)
-        compiled = run_compiler(shared, target, sizes, out, request.timeout_s)
+        compiled = run_compiler(shared, target, sizes, accumulate, out, request.timeout_s)
         if "out_of_memory" in compiled:
-            return _head(shared, target, sizes) | {"fits": False, **compiled}
+            return _head(shared, target, sizes, accumulate) | {"fits": False, **compiled}
         text = (out / "program.txt").read_text()
     return analyse(text, compiled, shared, target, request.page)
 
 
-def search(recipe: Recipe, target: Target, top: int) -> list[Estimate]:
-    """Meshes by modelled step time, those that fit first. ValueError when there is none."""
-    if top < 1:
-        raise ValueError(f"--top is {top}; it must be 1 or more")
+def search(recipe: Recipe, target: Target) -> list[Estimate]:
+    """Meshes by modelled step time, those that fit first; where that is alike, rows stay whole and little is kept."""
     stack = of_recipe(recipe, num_ids(recipe))
     positions = recipe.joint.stage.batch * recipe.joint.row_length
     found = [
-        estimate(stack, positions, row_major(target.torus, target.slices, sizes), recipe.decoder.remat)
+        estimate(stack, positions, row_major(target.torus, target.slices, sizes), recipe.decoder.remat, parts)
         for sizes in meshes(target.torus, target.slices, recipe)
+        for parts in _divisors(rows_a_place(recipe, {"slice": target.slices, **sizes}))
     ]
-    if not found:
-        rows, heads = recipe.joint.stage.batch, recipe.decoder.num_heads
+    room = ROOM * target.torus.chip.hbm_bytes
+    return sorted(
+        found,
+        key=lambda each: (each.hbm_bytes > room, float(f"{each.step_s:.2g}"), each.mesh["context"], each.hbm_bytes),
+    )
+
+
+def rows_a_place(recipe: Recipe, sizes: Mapping[str, int]) -> int:
+    """Rows that each place of slice x fsdp has. ValueError when it gets no whole number of them."""
+    places, rows = sizes["slice"] * sizes.get("fsdp", 1), recipe.joint.stage.batch
+    if rows % places:
         raise ValueError(
-            f"no mesh of {target.num_chips} chips suits {rows} rows and {heads} heads of {recipe.name}; change"
-            " joint.stage.batch, or choose a smaller topology"
+            f"{rows} rows cannot be shared by slice x fsdp = {places} places; change joint.stage.batch or the mesh"
         )
-    room = target.torus.chip.hbm_bytes
-    return sorted(found, key=lambda each: (each.hbm_bytes > room, each.step_s))[:top]
+    return rows // places
+
+
+def _divisors(count: int) -> list[int]:
+    return [2**i for i in range(count.bit_length()) if count % 2**i == 0]
 
 
 def _row(each: Estimate) -> dict[str, Any]:
     return {**asdict(each), "exposed_comm_fraction": each.exposed_s / each.step_s}
 
 
-def _with_shards(recipe: Recipe, sizes: Mapping[str, int]) -> Recipe:
-    """A recipe whose batch has as many logical shards as the mesh has places for them, unless it says how many."""
+def _with_shards(recipe: Recipe) -> Recipe:
+    """A recipe whose batch has a logical shard for each row, unless it says how many it has."""
     if recipe.joint.shards > 1:
         return recipe
-    places = sizes["slice"] * sizes.get("fsdp", 1)
-    if recipe.joint.stage.batch % places:
-        raise ValueError(
-            f"{recipe.joint.stage.batch} rows cannot be shared by slice x fsdp = {places} places; change"
-            " joint.stage.batch or the mesh"
-        )
-    return dataclasses.replace(recipe, joint=dataclasses.replace(recipe.joint, shards=places))
+    return dataclasses.replace(recipe, joint=dataclasses.replace(recipe.joint, shards=recipe.joint.stage.batch))
 
 
 # --- the compiler's process ---
@@ -157,13 +176,13 @@ def environment() -> Path:
 
 
 def run_compiler(
-    recipe: Recipe, target: Target, sizes: Mapping[str, int], out: Path, timeout_s: float
+    recipe: Recipe, target: Target, sizes: Mapping[str, int], accumulate: int, out: Path, timeout_s: float
 ) -> dict[str, Any]:
     """Leaves program.txt in `out` and returns what the compiler says; {"out_of_memory": ...} when it finds no room."""
     python, asked = environment(), out / "request.json"
     request = {
         "recipe": asdict(recipe), "topology": target.name, "slices": target.slices, "mesh": dict(sizes),
-        "options": OPTIONS,
+        "accumulate": accumulate, "options": OPTIONS,
     }  # fmt: skip
     asked.write_text(json.dumps(request))
     quiet = {
@@ -197,7 +216,7 @@ def run_compiler(
 # --- what its answer means ---
 
 
-def _head(recipe: Recipe, target: Target, sizes: Mapping[str, int]) -> dict[str, Any]:
+def _head(recipe: Recipe, target: Target, sizes: Mapping[str, int], accumulate: int) -> dict[str, Any]:
     positions = recipe.joint.stage.batch * recipe.joint.row_length
     return {
         "recipe": recipe.name,
@@ -206,6 +225,7 @@ def _head(recipe: Recipe, target: Target, sizes: Mapping[str, int]) -> dict[str,
         "num_chips": target.num_chips,
         "mesh": dict(sizes),
         "shards": recipe.joint.shards,
+        "accumulate": accumulate,
         "positions_per_step": positions,
     }
 
@@ -224,7 +244,7 @@ def analyse(
     played = play(module, machine, key_blocks(stack))
     used = sum(compiled[f"{part}_bytes"] for part in ("arguments", "outputs", "temporaries", "program"))
     used -= compiled["aliased_bytes"]
-    head = _head(recipe, target, compiled["mesh"])
+    head = _head(recipe, target, compiled["mesh"], compiled["accumulate"])
     useful = stack.flops_a_position() * head["positions_per_step"]
     answer = head | {
         "lower_s": compiled["lower_s"],
@@ -297,12 +317,14 @@ def tables(answer: Mapping[str, Any]) -> Sequence[Any]:
     from rich.table import Table
 
     if "meshes" in answer:
-        table = Table("mesh", "step s", "MFU", "exposed", "HBM GB", title=f"{answer['recipe']} on {answer['topology']}")
+        table = Table(
+            "mesh", "parts", "step s", "MFU", "exposed", "HBM GB", title=f"{answer['recipe']} on {answer['topology']}"
+        )
         for row in answer["meshes"]:
             shown = " ".join(f"{name}={size}" for name, size in row["mesh"].items())
             table.add_row(
-                shown, f"{row['step_s']:.3g}", f"{row['mfu']:.1%}", f"{row['exposed_comm_fraction']:.1%}",
-                f"{row['hbm_bytes'] / 1e9:.1f}",
+                shown, str(row["accumulate"]), f"{row['step_s']:.3g}", f"{row['mfu']:.1%}",
+                f"{row['exposed_comm_fraction']:.1%}", f"{row['hbm_bytes'] / 1e9:.1f}",
             )  # fmt: skip
         return [table]
     plain = Table(title=f"{answer['recipe']} on {answer['slices']} x {answer['topology']}", show_header=False)

@@ -70,9 +70,10 @@ def of_recipe(recipe: Recipe, num_ids: int) -> Stack:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one step. exposed_s: what collectives add to the compute."""
+    """Of one step. exposed_s: what collectives add to the compute; accumulate: parts done one after another."""
 
     mesh: Mapping[str, int]
+    accumulate: int
     step_s: float
     compute_s: float
     exposed_s: float
@@ -81,7 +82,7 @@ class Estimate:
 
 
 def estimate(stack: Stack, positions: int, machine: Machine, remat: str, accumulate: int = 1) -> Estimate:
-    """positions: of the whole batch. accumulate: parts of the batch that a chip does one after another."""
+    """positions: of the whole batch."""
     mesh, chip = machine.mesh, machine.chip
     num_chips = len(machine.places) * machine.num_slices
     a_chip = positions / num_chips
@@ -107,7 +108,9 @@ def estimate(stack: Stack, positions: int, machine: Machine, remat: str, accumul
     kept = stack.num_params / len(machine.places) * STATE_BYTES
     saved = HALF * stack.num_layers * stack.width * a_chip / accumulate * SAVED[remat]
     hbm = kept + saved + 4 * HALF * stack.layer_params / mesh["tensor"] / 3
-    return Estimate(dict(mesh), step_s, compute_s, step_s - compute_s, useful / (step_s * chip.peak_flops), hbm)
+    return Estimate(
+        dict(mesh), accumulate, step_s, compute_s, step_s - compute_s, useful / (step_s * chip.peak_flops), hbm
+    )
 
 
 def _rings(machine: Machine, *axes: str) -> tuple[Ring, ...]:

@@ -98,6 +98,9 @@ class CompileRequest:
     mesh: Annotated[
         Many, arg(metavar="AXIS=SIZE", help="fsdp, context, tensor; chosen by the model unless given; repeatable.")
     ] = ()
+    accumulate: Annotated[
+        int | None, arg(metavar="PARTS", help="Parts of the batch done one after another; chosen unless given.")
+    ] = None
     search: Annotated[FlagCreatePairsOff[bool], arg(help="Compile nothing: model every mesh and rank them.")] = False
     top: Annotated[int, arg(help="How many meshes to show, fastest first.")] = 10
     page: Annotated[Path | None, arg(metavar="HTML", help="Draw the schedule as a timeline.")] = None

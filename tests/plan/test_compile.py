@@ -35,6 +35,10 @@ def answer_of(capsys: pytest.CaptureFixture[str], words: str) -> dict:
         ("--slices 65", "--slices is 65; it must be 1 to 64"),
         ("--mesh fsdp=100", "the mesh has 1 x 100 = 100 places; 1 x v4:16x16x16 has 4096 chips: make them equal"),
         ("--mesh fsdp=4096", "256 rows cannot be shared by slice x fsdp = 4096 places"),
+        (
+            "--mesh fsdp=128 --mesh context=32 --accumulate 3",
+            "--accumulate is 3; with this mesh it must be one of [1, 2]",
+        ),
         ("--page no/such/page.html", "no/such: no such directory"),
         ("--recipe demo", "no mesh of 4096 chips suits"),
     ],
@@ -62,7 +66,7 @@ def test_search_ranks_meshes_of_the_whole_topology(capsys):
     found = answer_of(capsys, "plan compile --search --recipe ultra --slices 2 --top 5")
     assert found["num_chips"] == 8192
     assert all(math.prod(row["mesh"].values()) == 4096 for row in found["meshes"])
-    times = [row["step_s"] for row in found["meshes"]]
+    times = [float(f"{row['step_s']:.2g}") for row in found["meshes"]]
     assert times == sorted(times) and 0.3 < found["meshes"][0]["mfu"] < 0.9
     main(["plan", "compile", "--search", "--recipe", "ultra", "--slices", "2", "--top", "5"])
     assert "fsdp=" in capsys.readouterr().out
@@ -93,7 +97,7 @@ PROGRAM = PROGRAM.replace("GROUPS", "replica_groups=[1,16]<=[16]").replace(
 COMPILED = {
     "num_chips": 32, "lower_s": 1.0, "compile_s": 2.0, "arguments_bytes": 4e9, "outputs_bytes": 4e9,
     "aliased_bytes": 4e9, "temporaries_bytes": 1e9, "program_bytes": 1e7,
-    "mesh": {"slice": 2, "fsdp": 16, "context": 1, "tensor": 1},
+    "accumulate": 1, "mesh": {"slice": 2, "fsdp": 16, "context": 1, "tensor": 1},
     "places": np.stack(np.unravel_index(np.arange(16), (4, 4)), -1)[:, ::-1].tolist(),
 }  # fmt: skip
 
