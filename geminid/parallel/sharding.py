@@ -111,7 +111,7 @@ def _layer_specs(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> t
 
 
 def _other_specs(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> tuple[PartitionSpec, PartitionSpec]:
-    """Of any other array: kept in pieces along the longest axis that can be cut, and used whole but for the embedding."""
+    """Of any other array: kept in pieces along the longest axis that can be cut; used whole, but for the embedding."""
     used = PartitionSpec("tensor") if name == "embedding" else PartitionSpec()
     if len(shape) < 2:
         return PartitionSpec(), used
