@@ -62,8 +62,8 @@ ANYWHERE = (("fsdp", "context", "tensor"), ("fsdp", "context"), ("context", "ten
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of all `AXES`; those that `sizes` leaves out have size 1. devices: all there are, unless given.
 
-    The devices of one slice of TPUs stand together on `slice`, in their own order: along X first, so that the last axis
-    of the mesh lies on X.
+    The devices of one slice of TPUs stand together on `slice`, in the order of their places, X fastest: the last axis
+    of the mesh lies along X.
     """
     unknown = sorted(set(sizes) - set(AXES))
     if unknown:
@@ -72,8 +72,12 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
     found = list(jax.devices() if devices is None else devices)
     if len(found) != np.prod(shape):
         raise ValueError(f"the mesh {dict(sizes)} has {np.prod(shape)} places; there are {len(found)} devices")
-    laid = np.array(sorted(found, key=lambda device: getattr(device, "slice_index", 0))).reshape(shape)
-    return Mesh(laid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(np.array(sorted(found, key=_stands)).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _stands(device: Any) -> tuple[int, ...]:
+    """A device's slice and place in its torus, Z first; all alike where devices have none."""
+    return getattr(device, "slice_index", 0), *reversed(getattr(device, "coords", None) or ())
 
 
 def current() -> Any:
