@@ -2,6 +2,7 @@
 # test    the tests (PYTEST_ARGS="-n 2 -k x")              check   style, types, who may import whom
 # bench   how long a training step takes, as ratios
 # lock    write requirements.lock anew                      clean   remove the environment and caches (never runs/)
+# setup-tpu-plan   the TPU compiler, for `geminid plan compile` (large, optional, Linux on x86-64)
 
 SHELL := /bin/bash
 VENV := .venv
@@ -10,12 +11,15 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 export PYTHONUTF8 := 1
 
-.PHONY: help setup demo test check bench lock clean
+.PHONY: help setup setup-tpu-plan demo test check bench lock clean
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 setup:
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash scripts/setup.sh
+
+setup-tpu-plan: setup
+	@VENV="$(VENV)" bash scripts/setup_tpu_plan.sh
 
 demo: setup
 	@$(VENV)/bin/geminid demo
@@ -38,5 +42,5 @@ lock:
 		--generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --no-header --quiet -o requirements.lock
 
 clean:
-	@rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	@rm -rf $(VENV) $(VENV)-tpu-plan .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	@find geminid tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
-from geminid.plan.requests import BudgetRequest, LadderRequest, TopologyRequest
+from geminid.plan.requests import BudgetRequest, CompileRequest, LadderRequest, TopologyRequest
 from geminid.runtime.requests import HERE, NO_FLEET, Cluster, Fleet, OverheadRequest, SoakRequest
 from geminid.tune.requests import TUNING, TuneConfig
 
@@ -294,7 +294,7 @@ def chat(
     talk(opened, lambda: input("> "), lambda part: print(part, end="", flush=True))
 
 
-app.command(plan, name="plan", help="Before a run: budget | ladder | topology | goodput.")
+app.command(plan, name="plan", help="Before a run: budget | ladder | topology | compile | goodput.")
 
 
 @command(plan, "budget")
@@ -320,6 +320,26 @@ def topology(request: Annotated[TopologyRequest, arg(name="")], json: Json = Fal
     from geminid.plan.topology import plan_topology
 
     _answer(plan_topology(request), json, title=f"topology of {request.chip}")
+
+
+@command(plan, "compile")
+def plan_compile(
+    request: Annotated[CompileRequest, arg(name="")],
+    recipe: Name = "ultra",
+    overrides: Overrides = (),
+    json: Json = False,
+) -> None:
+    """Compile a recipe's real step for TPUs that are not there: does it fit, what overlaps, how long it takes."""
+    chosen = _recipe(recipe, overrides)
+    from geminid.plan import compile as compiling
+
+    result = compiling.plan_compile(request, chosen)
+    if json:
+        _answer(result, json, title="compile")
+        return
+    from rich.console import Console
+
+    Console(markup=False, highlight=False).print(*compiling.tables(result), sep="\n")
 
 
 @command(plan, "goodput")

@@ -10,7 +10,7 @@ from flax import nnx
 from geminid.config import Recipe
 from geminid.model.codec import ImageCodec
 from geminid.model.multimodal import Model
-from geminid.tokens.ids import special_names
+from geminid.tokens import ids
 
 
 def count(tree: object) -> int:
@@ -24,7 +24,7 @@ def num_params(recipe: Recipe, num_ids: int | None = None) -> int:
     The encoders' layers are all alike, so the count is linear in their number: one and two layers are traced.
     """
     if num_ids is None:
-        num_ids = len(special_names(recipe)) + recipe.text.vocab_size + recipe.codec.num_codes
+        num_ids = ids.num_ids(recipe)
 
     def with_layers(vision: int, audio: int) -> int:
         small = dataclasses.replace(

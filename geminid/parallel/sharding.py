@@ -23,7 +23,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
-from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("slice", "fsdp", "context", "tensor")  # the last are neighbours
@@ -63,7 +62,8 @@ ANYWHERE = (("fsdp", "context", "tensor"), ("fsdp", "context"), ("context", "ten
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of all `AXES`; those that `sizes` leaves out have size 1. devices: all there are, unless given.
 
-    The devices of one slice of TPUs stand together on `slice`.
+    The devices of one slice of TPUs stand together on `slice`, in the order of their places, X fastest: the last axis
+    of the mesh lies along X.
     """
     unknown = sorted(set(sizes) - set(AXES))
     if unknown:
@@ -72,11 +72,12 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
     found = list(jax.devices() if devices is None else devices)
     if len(found) != np.prod(shape):
         raise ValueError(f"the mesh {dict(sizes)} has {np.prod(shape)} places; there are {len(found)} devices")
-    if len({getattr(device, "slice_index", 0) for device in found}) > 1:
-        laid = mesh_utils.create_hybrid_device_mesh([1, *shape[1:]], [shape[0], 1, 1, 1], found)
-    else:
-        laid = np.array(found).reshape(shape)
-    return Mesh(laid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(np.array(sorted(found, key=_stands)).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _stands(device: Any) -> tuple[int, ...]:
+    """A device's slice and place in its torus, Z first; all alike where devices have none."""
+    return getattr(device, "slice_index", 0), *reversed(getattr(device, "coords", None) or ())
 
 
 def current() -> Any:

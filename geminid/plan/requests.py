@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import UseAppendAction, arg
+from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
 Many = UseAppendAction[tuple[str, ...]]
 
@@ -85,3 +85,24 @@ class LadderRequest:
     held_out_steps: Annotated[int, arg(metavar="STEPS", help="Of the recipe's own decoder, the held-out rung.")] = 600
     replicates: Annotated[int, arg(help="Bootstrap replicates behind errors and intervals.")] = 1000
     picture: Annotated[Path | None, arg(metavar="PNG", help="Draw loss against tokens, a line for each size.")] = None
+
+
+@dataclass(frozen=True)
+class CompileRequest:
+    """The real training step, compiled for TPUs that are not there."""
+
+    topology: Annotated[str, arg(metavar="CHIP:SHAPE", help="One slice, such as v4:16x16x16 or v5e:16x16.")] = (
+        "v4:16x16x16"
+    )
+    slices: Annotated[int, arg(help="Slices of that shape, joined by the data-centre network.")] = 1
+    mesh: Annotated[
+        Many, arg(metavar="AXIS=SIZE", help="fsdp, context, tensor; chosen by the model unless given; repeatable.")
+    ] = ()
+    accumulate: Annotated[
+        int | None, arg(metavar="PARTS", help="Parts of the batch done one after another; chosen unless given.")
+    ] = None
+    search: Annotated[FlagCreatePairsOff[bool], arg(help="Compile nothing: model every mesh and rank them.")] = False
+    top: Annotated[int, arg(help="How many meshes to show, fastest first.")] = 10
+    page: Annotated[Path | None, arg(metavar="HTML", help="Draw the schedule as a timeline.")] = None
+    keep: Annotated[Path | None, arg(metavar="DIR", help="Keep the program and the compiler's answer there.")] = None
+    timeout_s: Annotated[float, arg(help="Give the compiler up after so many seconds.")] = 3600.0

@@ -29,6 +29,11 @@ def special_names(recipe: Recipe) -> tuple[str, ...]:
     )
 
 
+def num_ids(recipe: Recipe) -> int:
+    """Size of the id space, whose text pieces need not be trained yet."""
+    return len(special_names(recipe)) + recipe.text.vocab_size + recipe.codec.num_codes
+
+
 def time_tag(seconds: float) -> str:
     """The time stamp of a frame, rounded to quarter seconds; later than the last is the last."""
     return f"time:{min(int(seconds / TIME_STEP_S + 0.5), NUM_TIMES - 1)}"

@@ -28,12 +28,13 @@ from geminid.train.shards import ShardedTask
 class FusedStep:
     """(state, stacked batch, key) -> (state, metrics) over `mesh`; the state is donated.
 
-    state_shapes, shardings: of the state's arrays. gradients(params, stacked batch, key) -> (sum over all shards of
-    the gradients of what learns, scalars), as part of the step.
+    accumulate: parts of the batch that are done one after another, to need less memory; every place has an equal share
+    of each. state_shapes, shardings: of the state's arrays. gradients(params, stacked batch, key) -> (sum over all
+    shards of the gradients of what learns, scalars), as part of the step.
     """
 
-    def __init__(self, task: ShardedTask, mesh: Mesh):
-        self.task, self.mesh = task, mesh
+    def __init__(self, task: ShardedTask, mesh: Mesh, accumulate: int = 1):
+        self.task, self.mesh, self.accumulate = task, mesh, accumulate
         self.shardings = state_shardings(task.shapes, mesh)
         self.state_shapes = jax.tree.map(_placed, task.shapes, self.shardings)
         batches, alone = batch_sharding(mesh), replicated(mesh)
@@ -48,16 +49,31 @@ class FusedStep:
     def _gradients(self, params: Any, batches: Any, key: jax.Array) -> tuple[list[jax.Array], dict[str, jax.Array]]:
         count = len(jax.tree.leaves(batches)[0])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+        moving = self.task.moving(params)
 
-        def total(moving: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        def total(moving: Any, batches: Any, keys: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
             shards = jax.vmap(self.task.summed, (None, None, 0, 0), spmd_axis_name=SHARDS)
             sums, scalars = shards(moving, params, batches, keys)
             return sums.sum(), scalars
 
-        gradient, scalars = jax.grad(total, has_aux=True)(self.task.moving(params))
+        def add(sum_so_far: list[jax.Array], part: Any) -> tuple[list[jax.Array], dict[str, jax.Array]]:
+            gradient, scalars = jax.grad(total, has_aux=True)(moving, *part)
+            return jax.tree.map(jnp.add, sum_so_far, gradient), scalars
+
+        if self.accumulate == 1:
+            gradient, scalars = jax.grad(total, has_aux=True)(moving, batches, keys)
+        else:
+            parts = jax.tree.map(self._in_parts, (batches, keys))
+            gradient, scalars = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, moving), parts)
         weights = scalars["weight"]
         means = {name: (value * weights).sum() / weights.sum() for name, value in scalars.items() if name != "weight"}
         return gradient, {"weight": weights.sum(), **means}
+
+    def _in_parts(self, x: jax.Array) -> jax.Array:
+        """[M ...] of logical shards -> [parts M/parts ...]; what a place holds stays there."""
+        places = _places(self.mesh)
+        split = x.reshape(places, self.accumulate, -1, *x.shape[1:])
+        return jnp.moveaxis(split, 1, 0).reshape(self.accumulate, -1, *x.shape[1:])
 
     def _fused(self, state: State, batches: Any, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
         gradient, scalars = self._gradients(state["params"], batches, key)
@@ -75,10 +91,11 @@ class FusedStep:
 
     def batch_shapes(self, batch: Any, count: int) -> Any:
         """Of a batch in `count` shards like `batch`. ValueError when the mesh cannot share them."""
-        places = int(np.prod([self.mesh.shape[axis] for axis in SHARDS]))
+        places = _places(self.mesh) * self.accumulate
         if count % places:
+            parts = "" if self.accumulate == 1 else f" in {self.accumulate} parts"
             raise ValueError(
-                f"{count} logical shards cannot be shared by {places} places of {' x '.join(SHARDS)};"
+                f"{count} logical shards cannot be shared by the places of {' x '.join(SHARDS)}{parts};"
                 f" set joint.shards to a multiple of {places}"
             )
         sharding = batch_sharding(self.mesh)
@@ -92,6 +109,10 @@ class FusedStep:
         """The batch of a step on the mesh, from its logical shards in order."""
         shapes = self.batch_shapes(batches[0], len(batches))
         return {name: _from_whole(np.stack([b[name] for b in batches]), shapes[name].sharding) for name in shapes}
+
+
+def _places(mesh: Mesh) -> int:
+    return int(np.prod([mesh.shape[axis] for axis in SHARDS]))
 
 
 def _placed(shape: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:

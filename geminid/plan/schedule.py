@@ -1,0 +1,405 @@
+"""Plays a scheduled HLO module on a model of one chip and its links: how long the step takes, what waits for whom.
+
+One stream computes, in the order of the schedule. An instruction takes the longer of its matrix products at the chip's
+peak and its main-memory traffic at the chip's bandwidth (Williams et al. 2009, the roofline). A collective holds the
+links of its group for the time that `geminid.plan.collectives` gives it; an asynchronous one begins when it is started
+and its links are free, and the compute stream waits at its `done` alone. Transfers between slices hold the network of
+the host. What the compute stream waits for links or network is exposed communication. Vector units are not modelled:
+elementwise work costs its memory traffic. Loops whose length depends on data take the trips that the caller expects.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from geminid.plan import hlo
+from geminid.plan.chips import HOP_S, Chip
+from geminid.plan.collectives import Ring, across_pods_s, seconds
+from geminid.plan.hlo import Computation, Instruction, Module
+from geminid.plan.torus import AXES
+
+MXU_SHARE = 0.9  # of the peak that large matrix products reach
+FREE = frozenset(
+    ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota", "partition-id",
+     "replica-id", "opt-barrier", "add-dependency", "domain", "custom-call")
+)  # fmt: skip
+MEGASCALE = "xla_megascale_runtime"
+SLICING = ("dynamic-slice", "slice", "gather")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a module runs. mesh: its axes as the partitions count through them; places: int [partitions axes of the
+    torus], the chip of each partition in its slice; sides, wraps: of the slice's torus."""
+
+    chip: Chip
+    mesh: Mapping[str, int]
+    places: np.ndarray
+    sides: tuple[int, ...]
+    wraps: tuple[bool, ...]
+    num_slices: int = 1
+
+    def rings(self, group: np.ndarray) -> tuple[Ring, ...]:
+        """A group's axes of the torus as rings or lines; members in no block of chips: one ring through them all."""
+        places = self.places[group]
+        axes = [sorted(set(places[:, i].tolist())) for i in range(places.shape[1])]
+        if math.prod(map(len, axes)) != len(group):
+            return (Ring(AXES[0], len(group), 2 * self.chip.link_bandwidth, 1, True),)
+        found = []
+        for name, at, side, wrap in zip(AXES, axes, self.sides, self.wraps, strict=False):
+            if len(at) > 1:
+                jump = max(b - a for a, b in zip(at, at[1:], strict=False))
+                closed = wrap and jump * len(at) == side
+                bandwidth = self.chip.link_bandwidth * (2 if closed else 1) / jump
+                found.append(Ring(name, len(at), bandwidth, jump, closed))
+        return tuple(found)
+
+    def hops(self, pairs: np.ndarray) -> dict[str, int]:
+        """Links between the farthest of the pairs (int [pairs 2]), by axis and direction such as X+."""
+        moved = self.places[pairs[:, 1]] - self.places[pairs[:, 0]]
+        found = {}
+        for i, (name, side, wrap) in enumerate(zip(AXES, self.sides, self.wraps, strict=False)):
+            steps = moved[:, i]
+            if wrap:
+                steps = (steps + side // 2) % side - side // 2
+            for sign, most in (("+", int(steps.max())), ("-", int(-steps.min()))):
+                if most > 0:
+                    found[name + sign] = most
+        return found
+
+
+@dataclass
+class Transfer:
+    """One collective or transfer of the program: what it moves each time, how often, and what it makes others wait."""
+
+    name: str
+    kind: str
+    axes: tuple[str, ...]
+    num_bytes: float
+    seconds: float
+    is_async: bool
+    count: float = 0.0
+    exposed_s: float = 0.0
+    overlaps: Counter = field(default_factory=Counter)  # seconds of compute beside it, by operation
+
+
+@dataclass(frozen=True)
+class Event:
+    """begin_s, end_s: in the step, or in the loop that it is in."""
+
+    lane: str
+    name: str
+    begin_s: float
+    end_s: float
+    label: str = ""
+
+
+@dataclass
+class Played:
+    """loops: by name, trips, and the events of one trip after the first."""
+
+    step_s: float = 0.0
+    compute_s: float = 0.0
+    exposed_s: float = 0.0
+    memory_wait_s: float = 0.0
+    flops: float = 0.0
+    transfers: dict[str, Transfer] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    loops: dict[str, tuple[int, float, list[Event]]] = field(default_factory=dict)
+    unknown_loops: set[str] = field(default_factory=set)
+
+
+def play(module: Module, machine: Machine, expected_trips: int = 1) -> Played:
+    """The whole step. expected_trips: of loops whose length depends on data."""
+    player = _Player(module, machine, expected_trips)
+    player.run(module.entry, player.played.events, 0.0, 1.0)
+    player.played.step_s = player.now
+    return player.played
+
+
+class _Player:
+    def __init__(self, module: Module, machine: Machine, expected_trips: int):
+        self.module, self.machine, self.expected_trips = module, machine, expected_trips
+        self.played = Played()
+        self.now = 0.0
+        self.free: dict[str, float] = {}  # link, network or copy engine -> when it is free again
+        self.finish: dict[str, tuple[float, Transfer | None]] = {}  # of what was started
+        self.open: dict[str, Transfer] = {}
+        self._costs: dict[tuple[str, str], tuple[float, float]] = {}
+        self._moves: dict[str, tuple[str, tuple[str, ...], float, float, tuple[str, ...]]] = {}
+        self._names: dict[str, str] = {}  # send or recv -> the name that both ends of a transfer know it by
+
+    def run(self, computation: Computation, events: list[Event], zero: float, weight: float) -> None:
+        """Plays one computation. events: where to note what happens, from `zero` on; weight: how often it happens."""
+        for each in computation.instructions:
+            begin = self.now
+            lane = self._play(computation, each, events, zero, weight)
+            if lane and self.now > begin:
+                events.append(Event(lane, each.name, begin - zero, self.now - zero, each.op_name))
+
+    def _play(
+        self, computation: Computation, each: Instruction, events: list[Event], zero: float, weight: float
+    ) -> str | None:
+        """Moves the clock on; the lane of what the compute stream did, or None where that is noted already."""
+        opcode = each.opcode
+        if opcode == "while":
+            self._loop(each, weight)
+            return "loops"
+        if opcode in ("conditional", "call"):
+            self._branch(each, events, zero, weight)
+            return None
+        if opcode.removesuffix("-start") in hlo.COLLECTIVES:
+            self._collective(computation, each, each, events, zero, weight)
+            return None
+        if opcode in ("send", "recv"):
+            self._send(each, events, zero, weight)
+            return None
+        if opcode.endswith("-done"):
+            return self._done(computation, each, weight)
+        if opcode in ("copy-start", "slice-start"):
+            duration = each.shapes[0].num_bytes / self.machine.chip.hbm_bandwidth
+            self.finish[each.name] = self._hold(("copies",), duration), None
+            return None
+        inner = hlo.collectives_within(self.module, each)
+        if inner and opcode in ("fusion", "async-start"):
+            self._collective(computation, each, inner[0], events, zero, weight)
+            return None
+        if opcode in FREE:
+            return None
+        self._compute(computation, each, weight)
+        return "compute"
+
+    def _compute(self, computation: Computation, each: Instruction, weight: float) -> None:
+        key = computation.name, each.name
+        if key not in self._costs:
+            flops = hlo.flops(self.module, computation, each)
+            chip = self.machine.chip
+            traffic = sum(memory_bytes(self.module, computation, each)) / chip.hbm_bandwidth
+            self._costs[key] = flops, max(flops / (MXU_SHARE * chip.peak_flops), traffic)
+        flops, duration = self._costs[key]
+        self.now += duration
+        self.played.flops += flops * weight
+        self.played.compute_s += duration * weight
+        for transfer in self.open.values():
+            transfer.overlaps[each.op_name.rpartition("/")[2] or each.opcode] += duration * weight
+
+    def _hold(self, resources: tuple[str, ...], duration: float) -> float:
+        """When a transfer that begins now, or once its resources are free, ends."""
+        begin = max(self.now, *(self.free.get(name, 0.0) for name in resources))
+        for name in resources:
+            self.free[name] = begin + duration
+        return begin + duration
+
+    def _wait(self, until: float, transfer: Transfer | None, weight: float) -> str | None:
+        wait = max(0.0, until - self.now)
+        self.now += wait
+        if transfer is None:
+            self.played.memory_wait_s += wait * weight
+            return "memory"
+        transfer.exposed_s += wait * weight
+        self.played.exposed_s += wait * weight
+        return "waiting"
+
+    def _collective(
+        self, computation: Computation, each: Instruction, inner: Instruction, events: list[Event], zero: float,
+        weight: float,
+    ) -> None:  # fmt: skip
+        """inner: the collective itself, where `each` is a fusion or wrapper around it."""
+        key = f"{computation.name}/{each.name}"
+        if key not in self._moves:
+            self._moves[key] = self._describe(inner)
+        kind, axes, num_bytes, duration, links = self._moves[key]
+        is_async = each.opcode.endswith("-start")
+        transfer = self.played.transfers.setdefault(key, Transfer(each.name, kind, axes, num_bytes, duration, is_async))
+        transfer.count += weight
+        until = self._hold(links, duration) if links else self.now
+        events.append(Event("links " + "".join(sorted({link[0] for link in links})), each.name,
+                            until - duration - zero, until - zero, f"{kind} over {', '.join(axes)}"))  # fmt: skip
+        if is_async:
+            self.finish[each.name] = until, transfer
+            self.open[each.name] = transfer
+            return
+        begin = self.now
+        if each.opcode == "fusion":  # compute and collective in one kernel: the longer of the two
+            self._compute(computation, each, weight)
+            events.append(Event("compute", each.name, begin - zero, self.now - zero, each.op_name))
+        begin = self.now
+        self._wait(until, transfer, weight)
+        if self.now > begin:
+            events.append(Event("waiting", each.name, begin - zero, self.now - zero, kind))
+
+    def _describe(self, each: Instruction) -> tuple[str, tuple[str, ...], float, float, tuple[str, ...]]:
+        """Kind, mesh axes, bytes a chip has part in, seconds and links of a collective."""
+        machine, kind = self.machine, each.opcode.removesuffix("-start")
+        is_start = each.opcode.endswith("-start")
+        if kind == "collective-permute":
+            pairs = hlo.permutation(each)
+            hops = machine.hops(pairs)
+            num_bytes = each.shapes[0].num_bytes
+            farthest = max(hops.values(), default=0)  # so many transfers share its links
+            duration = sum(hops.values()) * HOP_S + num_bytes * farthest / machine.chip.link_bandwidth
+            return kind, hlo.axes_of(pairs, machine.mesh), num_bytes, duration, tuple(hops)
+        groups = hlo.replica_groups(each, len(machine.places))
+        arrays = [shape.num_bytes for shape in each.shapes]
+        if is_start and len(arrays) > 1:  # operands, then results
+            arrays = arrays[len(arrays) // 2 :]
+        num_bytes = sum(arrays)
+        if kind in ("reduce-scatter", "all-to-all"):
+            num_bytes *= groups.shape[1]
+        rings = machine.rings(groups[0])
+        links = tuple(ring.axis + sign for ring in rings for sign in "+-")
+        axes = hlo.axes_of(groups, machine.mesh)
+        return kind, axes, num_bytes, seconds(_KINDS.get(kind, kind), num_bytes, rings), links
+
+    def _send(self, each: Instruction, events: list[Event], zero: float, weight: float) -> None:
+        """A transfer between slices goes by the name that both ends know it by; it begins with the send."""
+        if MEGASCALE not in each.rest:
+            self.finish[each.name] = self.now, None
+            return
+        known = re.search(r'_xla_host_transfer_rendezvous="([^"]*)"', each.rest)
+        name = known[1] if known else each.name
+        if each.opcode == "recv":
+            self.finish[each.name] = math.inf, None
+            self.finish["recv of " + name] = math.inf, None
+            self.open.setdefault(name, Transfer(name, "", (), 0.0, 0.0, True))
+            self._names[each.name] = name
+            return
+        machine = self.machine
+        found = re.search(r'_xla_megascale_transfer_type="([^"]*)"', each.rest)
+        kind = (found[1] if found else "ALL_REDUCE").lower().replace("_", "-")
+        num_bytes = each.shapes[0].num_bytes
+        num_chips = len(machine.places)
+        duration = across_pods_s(
+            kind if kind in ("all-gather", "reduce-scatter", "all-reduce", "all-to-all") else "all-gather",
+            num_bytes * num_chips, max(machine.num_slices, 2), machine.chip, num_chips,
+        )  # fmt: skip
+        transfer = self.played.transfers.setdefault(
+            "megascale/" + name, Transfer(name, "megascale " + kind, ("slice",), num_bytes, duration, True)
+        )
+        transfer.count += weight
+        until = self._hold(("network",), duration)
+        events.append(Event("network", each.name, until - duration - zero, until - zero, transfer.kind))
+        self.finish[each.name] = self.finish["recv of " + name] = until, transfer
+        self._names[each.name] = name
+        self.open[name] = transfer
+
+    def _done(self, computation: Computation, each: Instruction, weight: float) -> str | None:
+        started = each.operands[0] if each.operands else ""
+        if each.opcode == "recv-done" and started in self._names:
+            name = self._names[started]
+            self.open.pop(name, None)
+            until, transfer = self.finish.get("recv of " + name, (self.now, None))
+            return self._wait(until if math.isfinite(until) else self.now, transfer, weight)
+        self.open.pop(started, None)
+        until, transfer = self.finish.pop(started, (self.now, None))
+        return self._wait(until, transfer, weight)
+
+    def _branch(self, each: Instruction, events: list[Event], zero: float, weight: float) -> None:
+        """A call, or the longest branch of a conditional."""
+        inner = [self.module.computations[name] for role, name in each.called.items() if role != "condition"]
+        longest = max(inner, key=lambda c: (hlo.computation_flops(self.module, c), len(c.instructions)))
+        self.run(longest, events, zero, weight)
+
+    def _loop(self, each: Instruction, weight: float) -> None:
+        """The first trip and one more are played; the others take as long as that one."""
+        body = self.module.computations[each.called["body"]]
+        trips = hlo.trip_count(self.module, each)
+        if trips is None:
+            self.played.unknown_loops.add(each.name)
+            trips = self.expected_trips
+        if trips == 0:
+            return
+        self.run(body, [], self.now, weight)
+        if trips == 1:
+            return
+        begin, events = self.now, []
+        self.run(body, events, begin, weight * (trips - 1))
+        trip_s = self.now - begin
+        self.played.loops[each.name] = trips, trip_s, events
+        jump = (trips - 2) * trip_s
+        self.now += jump
+        self.free = {name: at + jump for name, at in self.free.items()}
+
+
+_KINDS = {"ragged-all-to-all": "all-to-all", "collective-broadcast": "all-gather"}
+
+
+# --- main-memory traffic ---
+
+
+def memory_bytes(module: Module, computation: Computation, each: Instruction) -> tuple[float, float]:
+    """Bytes that an instruction reads from main memory and writes to it; of arrays read or written in part, the part.
+
+    What stands in memory on the chip costs nothing.
+    """
+    opcode = each.opcode
+    if opcode == "fusion":
+        inner = module.computations[each.called["calls"]]
+        read = sum(
+            _read(module, inner, i) for i, name in enumerate(each.operands)
+            if all(shape.space == 0 for shape in computation.by_name[name].shapes)
+        )  # fmt: skip
+        return read, _written(module, inner, each)
+    sides = [computation.by_name[name] for name in each.operands]
+    if opcode in SLICING:
+        size = sum(shape.num_bytes for shape in each.shapes)
+        return size, size
+    if opcode == "dynamic-update-slice":
+        return sides[1].num_bytes, sides[1].num_bytes
+    return sum(map(_main, sides)), _main(each)
+
+
+def _main(each: Instruction) -> float:
+    return sum(shape.num_bytes for shape in each.shapes if shape.space == 0)
+
+
+def _users(inner: Computation, name: str) -> Iterator[tuple[Instruction, str]]:
+    """Users of a value, and the name that they know it by, past bitcasts and copies."""
+    for user in inner.users.get(name, ()):
+        if user.opcode in ("bitcast", "copy"):
+            yield from _users(inner, user.name)
+        else:
+            yield user, name
+
+
+def _read(module: Module, inner: Computation, index: int) -> float:
+    parameter = inner.parameters.get(index)
+    if parameter is None:
+        return 0.0
+    total = 0.0
+    for user, name in _users(inner, parameter.name):
+        if user.opcode in SLICING and user.operands[0] == name:
+            total += user.num_bytes
+        elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
+            continue
+        elif user.opcode == "fusion":
+            nested = module.computations[user.called["calls"]]
+            total += sum(_read(module, nested, i) for i, operand in enumerate(user.operands) if operand == name)
+        else:
+            return parameter.num_bytes
+    return min(total, parameter.num_bytes)
+
+
+def _written(module: Module, inner: Computation, outer: Instruction) -> float:
+    roots = [inner.root]
+    if inner.root.opcode == "tuple":
+        roots = [inner.by_name[name] for name in inner.root.operands]
+    total = 0.0
+    for root, shape in zip(roots, outer.shapes, strict=False):
+        while root.opcode in ("bitcast", "convert", "copy"):
+            root = inner.by_name[root.operands[0]]
+        if shape.space:
+            continue
+        if root.opcode == "fusion":
+            total += min(shape.num_bytes, _written(module, module.computations[root.called["calls"]], root))
+        elif root.opcode == "dynamic-update-slice":
+            total += inner.by_name[root.operands[1]].num_bytes
+        else:
+            total += shape.num_bytes
+    return total

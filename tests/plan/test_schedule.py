@@ -1,0 +1,181 @@
+"""A schedule is played as by hand: rooflines, links that are busy, what waits, loops, transfers between slices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from geminid.plan import chips, hlo, torus
+from geminid.plan.estimate import row_major
+from geminid.plan.schedule import MXU_SHARE, Machine, Played, memory_bytes, play
+
+V4 = chips.get("v4")
+GATHERED = 1024 * 4096 * 2  # bytes
+
+
+def machine(shape: str = "4x4x4", mesh: dict[str, int] | None = None, slices: int = 1) -> Machine:
+    return row_major(torus.parse(V4, shape), slices, mesh or {"z": 4, "plane": 16})
+
+
+def played(lines: str, on: Machine | None = None, others: str = "") -> Played:
+    entry = f"ENTRY %main (p: f32[]) -> f32[] {{\n{lines}\n}}\n"
+    return play(hlo.parse(f"HloModule m, is_scheduled=true, num_partitions=64\n{others}\n{entry}"), on or machine())
+
+
+PLANE = "replica_groups=[4,16]<=[64]"
+ALONG_Z = "replica_groups=[16,4]<=[4,16]T(1,0)"
+PARAMETERS = """
+  %w = bf16[64,4096]{1,0} parameter(0)
+  %x = bf16[4096,4096]{1,0} parameter(1)
+"""
+START = (
+    "  %start{n} = (bf16[64,4096]{{1,0}}, bf16[1024,4096]{{1,0}}) all-gather-start(%w), channel_id={n},"
+    " {groups}, dimensions={{0}}, use_global_device_ids=true\n"
+)
+DONE = "  %done{n} = bf16[1024,4096]{{1,0}} all-gather-done(%start{n})\n"
+PRODUCT = "  %dot{n} = bf16[4096,4096]{{1,0}} dot(%x, %x), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}\n"
+PRODUCT_S = 2 * 4096**3 / (MXU_SHARE * 275e12)
+GATHER_S = GATHERED / 180e9
+
+
+def test_the_books_vector_a_gather_over_x_and_y_takes_46_us():
+    line = f"  ROOT %g = bf16[1024,4096]{{1,0}} all-gather(%w), {PLANE}, dimensions={{0}}"
+    result = played(PARAMETERS + line)
+    assert result.step_s == pytest.approx(46e-6, rel=0.02)
+    assert result.exposed_s == result.step_s
+    (transfer,) = result.transfers.values()
+    assert (transfer.kind, transfer.axes, transfer.num_bytes) == ("all-gather", ("plane",), GATHERED)
+
+
+def test_an_all_reduce_keeps_the_pods_links_at_their_petabyte_a_second():
+    whole = machine("16x16x16", {"all": 4096})
+    num_bytes = 2 * 2**30
+    line = f"  %p = bf16[{2**30}]{{0}} parameter(0)\n  ROOT %r = bf16[{2**30}]{{0}} all-reduce(%p), to_apply=%add"
+    carried = 2 * num_bytes * 4096 / played(line.replace("to_apply=%add", "channel_id=1"), whole).step_s
+    assert carried == pytest.approx(1.1e15, rel=0.02)
+
+
+def test_compute_hides_a_gather_that_is_shorter():
+    result = played(PARAMETERS + START.format(n=1, groups=PLANE) + PRODUCT.format(n=1) + DONE.format(n=1))
+    assert PRODUCT_S > GATHER_S
+    assert result.step_s == pytest.approx(PRODUCT_S)
+    assert result.exposed_s == 0
+    (transfer,) = result.transfers.values()
+    assert transfer.is_async
+    assert dict(transfer.overlaps) == {"dot": pytest.approx(PRODUCT_S)}
+
+
+def test_two_gathers_share_a_plane_and_do_not_share_different_axes():
+    both = "".join(START.format(n=n, groups=PLANE) for n in (1, 2)) + DONE.format(n=1) + DONE.format(n=2)
+    assert played(PARAMETERS + both).step_s == pytest.approx(2 * GATHER_S)
+    apart = START.format(n=1, groups=PLANE) + START.format(n=2, groups=ALONG_Z) + DONE.format(n=1) + DONE.format(n=2)
+    assert played(PARAMETERS + apart).step_s == pytest.approx(GATHERED / 90e9)
+
+
+def test_shifts_in_opposite_directions_do_not_meet():
+    shape = "(bf16[4096,4096]{1,0}, bf16[4096,4096]{1,0}, u32[], u32[])"
+    up = ",".join(f"{{{i},{(i // 4) * 4 + (i + 1) % 4}}}" for i in range(64))
+    down = ",".join(f"{{{(i // 4) * 4 + (i + 1) % 4},{i}}}" for i in range(64))
+    shift = 4096 * 4096 * 2 / 45e9
+
+    def lines(first: str, second: str) -> str:
+        starts = "".join(
+            f"  %s{n} = {shape} collective-permute-start(%x), source_target_pairs={{{pairs}}}\n"
+            for n, pairs in enumerate((first, second))
+        )
+        return starts + "".join(f"  %d{n} = bf16[4096,4096]{{1,0}} collective-permute-done(%s{n})\n" for n in (0, 1))
+
+    on = machine(mesh={"z": 4, "y": 4, "x": 4})
+    assert played(PARAMETERS + lines(up, down), on).step_s == pytest.approx(shift, rel=0.01)
+    assert played(PARAMETERS + lines(up, up), on).step_s == pytest.approx(2 * shift, rel=0.01)
+    (transfer, _) = played(PARAMETERS + lines(up, down), on).transfers.values()
+    assert transfer.axes == ("x",)
+
+
+LOOP = """
+%body (s: (s32[], bf16[4096,4096])) -> (s32[], bf16[4096,4096]) {
+  %s = (s32[], bf16[4096,4096]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %x = bf16[4096,4096]{1,0} get-tuple-element(%s), index=1
+  %one = s32[] constant(1)
+  %next = s32[]{:S(6)} add(%i, %one)
+  %sum = bf16[4096,4096]{1,0} all-reduce(%x), replica_groups=[4,16]<=[64], channel_id=3
+  %y = bf16[4096,4096]{1,0} dot(%sum, %sum), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %out = (s32[], bf16[4096,4096]{1,0}) tuple(%next, %y)
+}
+%condition (c: (s32[], bf16[4096,4096])) -> pred[] {
+  %c = (s32[], bf16[4096,4096]{1,0}) parameter(0)
+  %j = s32[] get-tuple-element(%c), index=0
+  %many = s32[] constant(100)
+  ROOT %less = pred[] compare(%j, %many), direction=LT
+}
+"""
+
+
+def test_a_loop_takes_its_trips():
+    lines = """  %x = bf16[4096,4096]{1,0} parameter(0)
+  %zero = s32[] constant(0)
+  %t = (s32[], bf16[4096,4096]{1,0}) tuple(%zero, %x)
+  ROOT %loop = (s32[], bf16[4096,4096]{1,0}) while(%t), condition=%condition, body=%body"""
+    result = played(lines, others=LOOP)
+    sum_s = 2 * 4096 * 4096 * 2 / 180e9
+    assert result.step_s == pytest.approx(100 * (PRODUCT_S + sum_s), rel=0.001)
+    assert result.exposed_s == pytest.approx(100 * sum_s)
+    assert result.flops == 100 * 2 * 4096**3
+    (transfer,) = result.transfers.values()
+    assert transfer.count == 100
+    assert result.loops["loop"][0] == 100
+
+
+SENT = """
+  %g = f32[64,8,128]{2,1,0} parameter(0)
+  %x = bf16[4096,4096]{1,0} parameter(1)
+  %a = token[] after-all()
+  %recv = (f32[64,8,128]{2,1,0}, u32[], token[]) recv(%a), channel_id=1, is_host_transfer=true, NAMES
+  %send = (f32[64,8,128]{2,1,0}, u32[], token[]) send(%g, %a), channel_id=2, is_host_transfer=true, NAMES
+  %sent = token[] send-done(%send), channel_id=2, is_host_transfer=true
+  %got = (f32[64,8,128]{2,1,0}, token[]) recv-done(%recv), channel_id=1, is_host_transfer=true
+""".replace(
+    "NAMES",
+    'frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",'
+    '_xla_host_transfer_rendezvous="all-reduce.1_0",_xla_megascale_transfer_type="ALL_REDUCE"}',
+)
+
+
+def test_a_sum_over_two_slices_crosses_the_hosts_network():
+    result = played(SENT, machine(slices=2))
+    assert result.step_s == pytest.approx(64 * 8 * 128 * 4 / (25e9 / 4))  # 2 x (1 - 1/2) of the bytes; 4 chips a host
+    (transfer,) = result.transfers.values()
+    assert (transfer.kind, transfer.axes, transfer.is_async) == ("megascale all-reduce", ("slice",), True)
+
+
+def test_what_is_read_and_written_in_part_costs_its_part():
+    text = """HloModule m
+%fused (a: f32[100,64,64], i: s32[], b: f32[64,64]) -> f32[64,64] {
+  %a = f32[100,64,64]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %b = f32[64,64]{1,0} parameter(2)
+  %zero = s32[] constant(0)
+  %cut = f32[1,64,64]{2,1,0} dynamic-slice(%a, %i, %zero, %zero), dynamic_slice_sizes={1,64,64}
+  %flat = f32[64,64]{1,0} bitcast(%cut)
+  ROOT %sum = f32[64,64]{1,0} add(%flat, %b)
+}
+ENTRY %main (a: f32[100,64,64], i: s32[], b: f32[64,64]) -> f32[64,64] {
+  %a.1 = f32[100,64,64]{2,1,0} parameter(0)
+  %i.1 = s32[]{:S(6)} parameter(1)
+  %b.1 = f32[64,64]{1,0:S(1)} parameter(2)
+  ROOT %f = f32[64,64]{1,0} fusion(%a.1, %i.1, %b.1), kind=kLoop, calls=%fused
+}
+"""
+    module = hlo.parse(text)
+    assert memory_bytes(module, module.entry, module.entry.root) == (64 * 64 * 4, 64 * 64 * 4)
+
+
+def test_groups_lie_on_the_torus_as_their_chips_do():
+    on = machine("4x4x8", {"a": 8, "b": 16})
+    (z,) = on.rings(np.arange(8) * 16)
+    assert (z.axis, z.size, z.bandwidth, z.wraps) == ("Z", 8, 90e9, True)
+    x, y = on.rings(np.arange(16))
+    assert (x.axis, y.axis, x.size, y.size) == ("X", "Y", 4, 4)
+    (part,) = on.rings(np.array([0, 2]))  # every other chip: two such pairs share the ring
+    assert (part.size, part.hops, part.bandwidth) == (2, 2, 45e9)
