@@ -187,7 +187,7 @@ def claim(directory: Path, recipe: Recipe, plan: Plan) -> None:
     file = directory / "plan.json"
     wanted = {
         "recipe": recipe.fingerprint(),
-        "rungs": {rung.name: asdict(rung) for rung in (*plan.rungs, plan.held_out)},
+        "rungs": {rung.name: asdict(rung) | {"steps": list(rung.steps)} for rung in (*plan.rungs, plan.held_out)},
     }
     begun = read_json(file)
     if begun and begun != wanted:

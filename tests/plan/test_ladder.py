@@ -138,6 +138,13 @@ def make(directory: Path) -> Path:
     return directory
 
 
+def test_a_directory_holds_one_ladder(tmp_path):
+    ladder.claim(tmp_path, DEMO, PLAN)
+    ladder.claim(tmp_path, DEMO, PLAN)
+    with pytest.raises(ValueError, match="holds another ladder"):
+        ladder.claim(tmp_path, DEMO, plan_rungs(DEMO, [100, 150, 200], 600))
+
+
 def test_a_measurement_without_a_prediction_does_not_count(tmp_path):
     whole = up(tmp_path, Obedient(tmp_path))
     (tmp_path / "prediction.json").unlink()
