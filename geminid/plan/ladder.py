@@ -37,25 +37,24 @@ Report = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Rung:
-    """One decoder, trained for one number of steps."""
+    """One decoder, trained once and measured after each number of steps."""
 
     decoder: DecoderConfig
-    steps: int
+    steps: tuple[int, ...]  # ascending
     learning_rate: float
 
     @property
-    def warmup_steps(self) -> int:
-        """A share, so that the schedules of all budgets have one shape: the law compares runs that have ended."""
-        return self.steps // 8
+    def name(self) -> str:
+        return str(self.decoder.width)
 
     @property
-    def name(self) -> str:
-        return f"{self.decoder.width}x{self.steps}"
+    def rows(self) -> tuple[str, ...]:
+        return tuple(f"{self.name}x{count}" for count in self.steps)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A finished rung, a row of `ladder.csv`. Losses: nats an answered id, on documents that no rung trains on."""
+    """A row of `ladder.csv`. Losses: nats an answered id, on documents that no rung trains on."""
 
     rung: str
     params: int
@@ -70,8 +69,8 @@ class Trains(Protocol):
 
     def num_params(self, rung: Rung) -> int: ...
 
-    def __call__(self, rung: Rung, report: Report) -> Measured:
-        """report is told the number of steps done."""
+    def __call__(self, rung: Rung, report: Report) -> list[Measured]:
+        """A row for each number of steps; report is told the number of steps done."""
         ...
 
 
@@ -96,22 +95,21 @@ def scaled(decoder: DecoderConfig, factor: float) -> DecoderConfig:
 
 
 def plan_rungs(recipe: Recipe, steps: Sequence[int], held_out_steps: int) -> Plan:
-    """Every width for every number of steps, the smallest first, and the recipe's own decoder held out.
+    """Every width, the smallest first, measured after every number of steps, and the recipe's own decoder held out.
 
-    The learning rate is the recipe's, times f^(-1/2) for a width of f times the recipe's own, and times t^(-1/3) for t
-    times its steps. Muon's steps have one size an entry whatever the width, so their largest singular value grows with
-    the root of the width. Of the horizon: Bjorck et al. 2024 (arXiv 2409.19913), whose exponent is about a third.
+    The learning rate is the recipe's, times f^(-1/2) for a width of f times the recipe's own: Muon's steps have one
+    size an entry whatever the width, so their largest singular value grows with the root of the width.
     """
     stage = recipe.joint.stage
 
-    def rung(factor: float, count: int) -> Rung:
-        rate = stage.optimiser.learning_rate * factor**-0.5 * (count / stage.steps) ** (-1 / 3)
-        return Rung(scaled(recipe.decoder, factor), count, rate)
+    def rung(factor: float, counts: Sequence[int]) -> Rung:
+        rate = stage.optimiser.learning_rate * factor**-0.5
+        return Rung(scaled(recipe.decoder, factor), tuple(counts), rate)
 
-    below = tuple(rung(factor, count) for factor in WIDTHS for count in steps)
+    below = tuple(rung(factor, steps) for factor in WIDTHS)
     if len({each.decoder for each in below}) < len(WIDTHS):
         raise ValueError(f"'decoder.width' is {recipe.decoder.width}; too small for {len(WIDTHS)} smaller ones")
-    return Plan(below, rung(1, held_out_steps), stage.batch * recipe.joint.row_length)
+    return Plan(below, rung(1, [held_out_steps]), stage.batch * recipe.joint.row_length)
 
 
 def ready(request: LadderRequest) -> RunDir:
@@ -189,7 +187,7 @@ def claim(directory: Path, recipe: Recipe, plan: Plan) -> None:
     file = directory / "plan.json"
     wanted = {
         "recipe": recipe.fingerprint(),
-        "rungs": {rung.name: asdict(rung) for rung in (*plan.rungs, plan.held_out)},
+        "rungs": {rung.name: asdict(rung) | {"steps": list(rung.steps)} for rung in (*plan.rungs, plan.held_out)},
     }
     begun = read_json(file)
     if begun and begun != wanted:
@@ -205,23 +203,26 @@ def climb(plan: Plan, directory: Path, trainer: Callable[[], Trains], replicates
     trainer(): makes what trains; called when there is something to train.
     """
     file, foretold = directory / "ladder.csv", directory / "prediction.json"
+    below = [row for rung in plan.rungs for row in rung.rows]
+    (last,) = plan.held_out.rows
     finished = read_finished(file)
     if not foretold.is_file():
-        finished.pop(plan.held_out.name, None)  # measured before it was foretold: no test
-    left = [rung for rung in (*plan.rungs, plan.held_out) if rung.name not in finished]
+        finished.pop(last, None)  # measured before it was foretold: no test
+    left = [rung for rung in (*plan.rungs, plan.held_out) if not finished.keys() >= set(rung.rows)]
     if left:
         train = trainer()
-        with bars({rung.name: rung.steps for rung in left}) as shown:
+        with bars({rung.name: rung.steps[-1] for rung in left}) as shown:
             for rung in left:
                 if rung is plan.held_out and not foretold.is_file():
-                    tokens = rung.steps * plan.positions
-                    below = [finished[each.name] for each in plan.rungs]
-                    write_json(foretold, foretell(below, train.num_params(rung), tokens, replicates, seed))
-                finished[rung.name] = train(rung, functools.partial(shown.update, rung.name))
+                    tokens = rung.steps[-1] * plan.positions
+                    rows = [finished[name] for name in below]
+                    write_json(foretold, foretell(rows, train.num_params(rung), tokens, replicates, seed))
+                measured = train(rung, functools.partial(shown.update, rung.name))
+                finished |= {each.rung: each for each in measured}
                 write_finished(file, finished.values())
-    prediction, held_out = read_json(foretold), finished[plan.held_out.name]
+    prediction, held_out = read_json(foretold), finished[last]
     return {
-        "rungs": [asdict(finished[rung.name]) for rung in plan.rungs],
+        "rungs": [asdict(finished[name]) for name in below],
         **prediction,
         "measured_loss": held_out.loss,
         "error_fraction": prediction["predicted_loss"] / held_out.loss - 1,
@@ -231,7 +232,7 @@ def climb(plan: Plan, directory: Path, trainer: Callable[[], Trains], replicates
 
 def foretell(below: Sequence[Measured], params: int, tokens: int, replicates: int, seed: int) -> dict[str, Any]:
     """The law of the finished rungs, and what it says of `params` parameters trained on `tokens` positions."""
-    runs = fit.Runs(*(np.array([getattr(rung, name) for rung in below], np.float64) for name in FITTED))
+    runs = lately(below)
     found = fit.fit(runs)
     laws = fit.bootstrap(runs, found.law, replicates, seed)
     losses = [float(law.loss(params, tokens)) for law in laws]
@@ -241,10 +242,40 @@ def foretell(below: Sequence[Measured], params: int, tokens: int, replicates: in
         "objective": found.objective,
         "se": fit.standard_errors(laws),
         "largest_residual_fraction": worst,
+        "backtest": backtest(below, params, tokens),
         "predicted_params": params,
         "predicted_tokens": tokens,
         "predicted_loss": float(found.law.loss(params, tokens)),
         "predicted_interval": np.percentile(losses, PERCENTILES).tolist(),
+    }
+
+
+def lately(rows: Sequence[Measured]) -> fit.Runs:
+    """The rows of at least half of the most tokens.
+
+    Early on the loss falls faster and faster, in the logarithms of both, and the law cannot: it bends the other way.
+    """
+    least = max(row.tokens for row in rows) / 2
+    late = [row for row in rows if row.tokens >= least]
+    return fit.Runs(*(np.array([getattr(row, name) for row in late], np.float64) for name in FITTED))
+
+
+def backtest(rows: Sequence[Measured], params: int, tokens: int) -> dict[str, Any] | None:
+    """What the same law says of the largest row, from rows that are as far below it as it is below the held-out one.
+
+    None where too few rows are so far below.
+    """
+    last = max(rows, key=lambda row: (row.params, row.tokens))
+    far = [row for row in rows if row.params * params <= last.params**2 and row.tokens * tokens <= last.tokens**2]
+    try:
+        predicted = float(fit.fit(lately(far)).law.loss(last.params, last.tokens))
+    except ValueError:
+        return None
+    return {
+        "rung": last.rung,
+        "rows": len(far),
+        "predicted_loss": predicted,
+        "error_fraction": predicted / last.loss - 1,
     }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -31,7 +32,8 @@ from geminid.train.rundir import RunDir
 from geminid.train.stage import Workshop, initial_model, packed_batches
 
 FIRST_UNSEEN = 1 << 40  # documents from this number on are for measuring: no training comes so far
-MEASURED_BATCHES = 8
+MEASURED_BATCHES = 16
+AVERAGING = 8  # eta of polynomial-decay averaging (Shamir & Zhang 2013, arXiv 1212.1824, section 4)
 
 
 class Made(nnx.Module):
@@ -49,9 +51,9 @@ def rung_model(recipe: Recipe, num_ids: int) -> Model:
 
 
 def rung_recipe(recipe: Recipe, rung: Rung) -> Recipe:
-    rates = {"learning_rate": rung.learning_rate, "warmup_steps": rung.warmup_steps}
-    optimiser = dataclasses.replace(recipe.joint.stage.optimiser, **rates)
-    stage = dataclasses.replace(recipe.joint.stage, steps=rung.steps, optimiser=optimiser)
+    """The recipe with the rung's decoder, and a rate that stays what it is after the warm-up."""
+    optimiser = dataclasses.replace(recipe.joint.stage.optimiser, learning_rate=rung.learning_rate, final_fraction=1.0)
+    stage = dataclasses.replace(recipe.joint.stage, steps=rung.steps[-1], optimiser=optimiser)
     return dataclasses.replace(recipe, decoder=rung.decoder, joint=dataclasses.replace(recipe.joint, stage=stage))
 
 
@@ -117,8 +119,11 @@ class Trainer:
         model = nnx.eval_shape(lambda: rung_model(rung_recipe(self.recipe, rung), self.num_ids))
         return count(nnx.state(model, nnx.Param))
 
-    def __call__(self, rung: Rung, report: Callable[[int], None]) -> Measured:
-        """Trains a rung; report is told the number of steps done."""
+    def __call__(self, rung: Rung, report: Callable[[int], None]) -> list[Measured]:
+        """Trains a rung, and measures the mean of its weights so far after each of its numbers of steps.
+
+        report is told the number of steps done.
+        """
         recipe = rung_recipe(self.recipe, rung)
         model = rung_model(recipe, self.num_ids)
 
@@ -127,17 +132,22 @@ class Trainer:
 
         task = make_task(model, loss, recipe.joint.stage)
         state = task.state
-        for i in range(rung.steps):
+        mean = jax.tree.map(jnp.copy, state["params"])  # a step takes its state's memory
+        measured = []
+        for i in range(rung.steps[-1]):
             state, _ = task.step(state, self.batch(i), self.step_key(i))
+            mean = averaged(mean, state["params"], i + 1)
             report(i + 1)
-        positions = rung.steps * self.packed.shape.rows * self.packed.shape.length
-        losses = self.losses(rung.decoder, state["params"])
-        if not math.isfinite(losses["loss"]):
-            raise ValueError(
-                f"rung {rung.name}: loss is {losses['loss']}; its learning rate, {rung.learning_rate:g}, is too high:"
-                " start from a run with a lower joint.stage.optimiser.learning_rate"
-            )
-        return Measured(rung.name, count(state["params"]), positions, **losses)
+            if i + 1 in rung.steps:
+                losses = self.losses(rung.decoder, mean)
+                if not math.isfinite(losses["loss"]):
+                    raise ValueError(
+                        f"rung {rung.name}: loss is {losses['loss']}; its learning rate, {rung.learning_rate:g}, is too"
+                        " high: start from a run with a lower joint.stage.optimiser.learning_rate"
+                    )
+                positions = (i + 1) * self.packed.shape.rows * self.packed.shape.length
+                measured.append(Measured(f"{rung.name}x{i + 1}", count(mean), positions, **losses))
+        return measured
 
     def losses(self, decoder: DecoderConfig, params: Any) -> dict[str, float]:
         """Nats an answered id on the unseen documents: weighted as in training, of text alone, of image codes alone."""
@@ -162,6 +172,16 @@ def measure(recipe: Recipe, num_ids: int, params: Any, batch: Any) -> dict[str, 
     graph = nnx.graphdef(rung_model(recipe, num_ids))
     value, metrics = joint.next_id_loss(nnx.merge(graph, nnx.State(params)), batch, sensed(batch))
     return {"loss": value, **metrics}
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def averaged(mean: Any, params: Any, step: int) -> Any:
+    """The mean of the parameters of `step` steps, 1 or more, from that of one step less: late ones count most.
+
+    Step i weighs as i^8 nearly, whatever their number, so the means of all numbers of steps are of one shape.
+    """
+    share = (AVERAGING + 1) / (AVERAGING + step)
+    return jax.tree.map(lambda a, b: a + share * (b - a), mean, params)
 
 
 def with_soft(batch: Batch, pictures: jax.Array, mels: jax.Array) -> Batch:

@@ -19,7 +19,7 @@ from geminid.plan.requests import LadderRequest
 
 DEMO = recipes.demo()
 LAW = Law(E=1.2, A=90.0, B=600.0, alpha=0.4, beta=0.5)
-PLAN = plan_rungs(DEMO, [100, 200, 400], 600)
+PLAN = plan_rungs(DEMO, [100, 150, 200, 250, 320, 400], 600)
 
 
 def num_params(rung: Rung) -> int:
@@ -28,25 +28,30 @@ def num_params(rung: Rung) -> int:
 
 
 class Obedient:
-    """Stands in for training: every rung has the loss that LAW says, the held-out one 2% more."""
+    """Stands in for training: LAW's loss, 2% more for the held-out rung, and `early` times that before half-way."""
 
-    def __init__(self, directory: Path, stop_after: int | None = None):
-        self.directory, self.stop_after = directory, stop_after
+    def __init__(self, directory: Path, stop_after: int | None = None, early: float = 1.0):
+        self.directory, self.stop_after, self.early = directory, stop_after, early
         self.trained: list[str] = []
         self.foretold_before: dict[str, bool] = {}
 
     def num_params(self, rung: Rung) -> int:
         return num_params(rung)
 
-    def __call__(self, rung: Rung, report: Callable[[int], None]) -> Measured:
+    def __call__(self, rung: Rung, report: Callable[[int], None]) -> list[Measured]:
         if len(self.trained) == self.stop_after:
             raise KeyboardInterrupt
         self.foretold_before[rung.name] = (self.directory / "prediction.json").is_file()
         self.trained.append(rung.name)
-        report(rung.steps)
-        tokens = rung.steps * PLAN.positions
+        report(rung.steps[-1])
+        return [self.measured(rung, *each) for each in zip(rung.rows, rung.steps, strict=True)]
+
+    def measured(self, rung: Rung, row: str, steps: int) -> Measured:
+        tokens = steps * PLAN.positions
         loss = float(LAW.loss(num_params(rung), tokens)) * (1.02 if rung is PLAN.held_out else 1.0)
-        return Measured(rung.name, num_params(rung), tokens, loss, loss, loss)
+        if tokens < PLAN.rungs[0].steps[-1] * PLAN.positions / 2:
+            loss *= self.early
+        return Measured(row, num_params(rung), tokens, loss, loss, loss)
 
 
 def up(directory: Path, trainer: Obedient) -> dict:
@@ -56,11 +61,10 @@ def up(directory: Path, trainer: Obedient) -> dict:
 def test_the_rungs_are_one_family_below_the_recipes_own_decoder():
     widths = sorted({rung.decoder.width for rung in PLAN.rungs})
     assert len(widths) >= 5 and widths[-1] < PLAN.held_out.decoder.width == DEMO.decoder.width
-    assert len(PLAN.rungs) == 3 * len(widths) == len({rung.name for rung in PLAN.rungs})
-    assert max(rung.steps for rung in PLAN.rungs) < PLAN.held_out.steps
-    stage = DEMO.joint.stage
-    assert plan_rungs(DEMO, [1], stage.steps).held_out.learning_rate == stage.optimiser.learning_rate
+    assert len(PLAN.rungs) == len(widths) == len({rung.name for rung in PLAN.rungs})
+    assert PLAN.held_out.learning_rate == DEMO.joint.stage.optimiser.learning_rate
     for rung in PLAN.rungs:
+        assert max(rung.steps) < PLAN.held_out.steps[-1]
         assert rung.decoder.head_dim % 2 == 0
         assert rung.decoder.num_layers == DEMO.decoder.num_layers
         assert rung.decoder.mlp_width / rung.decoder.width == pytest.approx(512 / 192)
@@ -69,7 +73,7 @@ def test_the_rungs_are_one_family_below_the_recipes_own_decoder():
 
 
 def test_runs_of_a_known_law_foretell_the_held_out_one(tmp_path):
-    trainer = Obedient(tmp_path)
+    trainer = Obedient(tmp_path, early=1.1)  # of which nothing may be seen
     answer = up(tmp_path, trainer)
     tokens = 600 * 16 * 128
     assert answer["predicted_tokens"] == tokens
@@ -85,13 +89,39 @@ def test_runs_of_a_known_law_foretell_the_held_out_one(tmp_path):
     assert json.loads((tmp_path / "prediction.json").read_text())["predicted_loss"] == answer["predicted_loss"]
 
 
+def rows_of(law: Law, top: float = 1.0) -> list[Measured]:
+    """Of the rungs of PLAN; those of the widest have `top` times the law's loss."""
+    found = []
+    for rung in PLAN.rungs:
+        for row, steps in zip(rung.rows, rung.steps, strict=True):
+            tokens, more = steps * PLAN.positions, top if rung is PLAN.rungs[-1] else 1.0
+            loss = more * float(law.loss(num_params(rung), tokens))
+            found.append(Measured(row, num_params(rung), tokens, loss, loss, loss))
+    return found
+
+
+def test_the_backtest_foretells_the_largest_rung_from_those_as_far_below():
+    rows = rows_of(LAW, top=1.04)
+    last = rows[-1]
+    found = ladder.backtest(rows, 2 * last.params, round(1.5 * last.tokens))
+    # half of its parameters and two thirds of its tokens: the three smallest sizes, up to 250 steps
+    assert found == {
+        "rung": "120x400",
+        "rows": 3 * 4,
+        "predicted_loss": pytest.approx(LAW.loss(last.params, last.tokens), rel=1e-3),
+        "error_fraction": pytest.approx(1 / 1.04 - 1, rel=0.03),
+    }
+    assert ladder.backtest(rows, 8 * last.params, last.tokens) is None  # no size is an eighth of the largest
+
+
 def test_a_stopped_ladder_goes_on_where_it_was(tmp_path):
     whole = up(tmp_path / "whole", Obedient(make(tmp_path / "whole")))
     directory = make(tmp_path / "stopped")
-    first, second, third = Obedient(directory, stop_after=7), Obedient(directory, stop_after=8), Obedient(directory)
+    first, second, third = Obedient(directory, stop_after=2), Obedient(directory, stop_after=3), Obedient(directory)
     with pytest.raises(KeyboardInterrupt):
         up(directory, first)
-    assert list(ladder.read_finished(directory / "ladder.csv")) == first.trained
+    finished = ladder.read_finished(directory / "ladder.csv")
+    assert list(finished) == [row for rung in PLAN.rungs[:2] for row in rung.rows]
     with pytest.raises(KeyboardInterrupt):
         up(directory, second)  # all but the held-out one
     assert not (set(first.trained) & set(second.trained))
@@ -108,6 +138,13 @@ def make(directory: Path) -> Path:
     return directory
 
 
+def test_a_directory_holds_one_ladder(tmp_path):
+    ladder.claim(tmp_path, DEMO, PLAN)
+    ladder.claim(tmp_path, DEMO, PLAN)
+    with pytest.raises(ValueError, match="holds another ladder"):
+        ladder.claim(tmp_path, DEMO, plan_rungs(DEMO, [100, 150, 200], 600))
+
+
 def test_a_measurement_without_a_prediction_does_not_count(tmp_path):
     whole = up(tmp_path, Obedient(tmp_path))
     (tmp_path / "prediction.json").unlink()
@@ -119,9 +156,23 @@ def test_a_measurement_without_a_prediction_does_not_count(tmp_path):
 def test_plan_budget_reads_what_the_ladder_wrote(tmp_path, capsys):
     answer = up(tmp_path, Obedient(tmp_path))
     runs = fit.read_runs(tmp_path / "ladder.csv")
-    assert len(runs) == len(PLAN.rungs) + 1
+    assert len(runs) == sum(len(rung.steps) for rung in PLAN.rungs) + 1
     np.testing.assert_array_equal(runs.loss[:-1], [rung["loss"] for rung in answer["rungs"]])
-    main(["plan", "budget", "--fit", str(tmp_path / "ladder.csv"), "--replicates", "2", "--flops", "1e13", "--json"])
+    main(
+        [
+            "plan",
+            "budget",
+            "--fit",
+            str(tmp_path / "ladder.csv"),
+            "--trim",
+            "0",
+            "--replicates",
+            "2",
+            "--flops",
+            "1e13",
+            "--json",
+        ]
+    )
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["num_runs"] == len(runs)
 
 
@@ -152,7 +203,7 @@ def finished_stages(directory: Path, recipe=DEMO, leave_out: str = "") -> Path:
         ("--run-dir whole --steps 100,400", "--steps is '100,400'; it must be at least three different whole numbers"),
         ("--run-dir whole --steps 100,many", "--steps is '100,many'; it must be"),
         ("--run-dir whole --steps 0,5,9", "--steps is '0,5,9' and --held-out-steps 600; steps are 1 or more"),
-        ("--run-dir whole --held-out-steps 400", "--steps is '100,200,400' and --held-out-steps 400; steps are"),
+        ("--run-dir whole --held-out-steps 400", "--steps is '133,160,200,266,320,400' and --held-out-steps 400; "),
         ("--run-dir whole --replicates 1", "--replicates is 1; an error takes at least 2"),
         ("--run-dir whole --picture no/such/place.png", "no/such: no such directory"),
         ("--run-dir broken", "broken/ladder/ladder.csv is not as the ladder wrote it ("),
@@ -181,5 +232,5 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, expected, capsys, tmp_path
 
 
 def test_defaults_are_a_ladder():
-    assert ladder.steps_of(LadderRequest()) == [100, 200, 400]
+    assert ladder.steps_of(LadderRequest()) == [133, 160, 200, 266, 320, 400]
     assert {field.name for field in dataclasses.fields(Measured)} >= {"params", "tokens", *LOSSES}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from geminid.document import Document, make_image, make_text, see_audio, see_ima
 from geminid.model.multimodal import Model, Sensed
 from geminid.model.vision import to_float
 from geminid.plan.ladder import Rung, plan_rungs
-from geminid.plan.rungs import FIRST_UNSEEN, Trainer
+from geminid.plan.rungs import FIRST_UNSEEN, Trainer, averaged
 from geminid.tokens.ids import IdSpace, special_names
 from geminid.tokens.stream import Stream, Streamer
 from geminid.train import joint
@@ -41,7 +42,7 @@ SHAPE = Shape(
     answers=60,
 )  # fmt: skip
 STREAMER = Streamer(SPACE, RECIPE.vision, RECIPE.audio, code_weight=0.4)
-RUNG = plan_rungs(RECIPE, [30], 40).rungs[-1]
+RUNG = plan_rungs(RECIPE, [10, 30], 40).rungs[-1]
 
 
 def stream_of(i: int) -> Stream:
@@ -74,13 +75,25 @@ def trainer(whole) -> Trainer:
 @pytest.mark.slow
 def test_a_rung_learns_and_repeats_to_the_bit(trainer):
     told: list[int] = []
-    first = trainer(RUNG, told.append)
+    begun, ended = first = trainer(RUNG, told.append)
     assert told == list(range(1, 31)) and len(trainer.read) == 30
-    assert first.tokens == 30 * 2 * 40
-    assert first.params == trainer.num_params(RUNG)
-    assert first.loss < 0.6 * np.log(SPACE.size)  # knowing nothing
+    assert (begun.rung, ended.rung) == RUNG.rows
+    assert (begun.tokens, ended.tokens) == (10 * 2 * 40, 30 * 2 * 40)
+    assert begun.params == ended.params == trainer.num_params(RUNG)
+    assert ended.loss < 0.6 * np.log(SPACE.size) < begun.loss  # knowing nothing
     assert trainer(RUNG, told.append) == first
     assert len(trainer.read) == 30
+
+
+def test_the_mean_of_the_weights_is_the_polynomial_one():
+    """Step i of t weighs as the binomial coefficient of i + 7 over 8; of 1, 2, ..., t that mean is (9 t + 1) / 10."""
+    mean = {"a": np.zeros(2, np.float32)}
+    for i in range(1, 41):
+        mean = averaged(mean, {"a": np.full(2, i, np.float32)}, i)
+        weights = np.array([math.comb(k + 7, 8) for k in range(1, i + 1)], np.float64)
+        expected = weights @ np.arange(1, i + 1) / weights.sum()
+        assert expected == pytest.approx((9 * i + 1) / 10)
+        np.testing.assert_allclose(mean["a"], expected, rtol=1e-5)
 
 
 def test_the_size_is_what_the_rung_trains(trainer):
@@ -99,7 +112,7 @@ def test_the_size_is_what_the_rung_trains(trainer):
 
 def test_what_is_measured_is_cross_entropy_of_documents_that_no_rung_reads(trainer, whole):
     """By the whole model, its encoders included, and in float64."""
-    rung = Rung(RECIPE.decoder, 1, 1e-3)
+    rung = Rung(RECIPE.decoder, (1,), 1e-3)
     params = nnx.to_pure_dict(nnx.state(whole, nnx.Param))
     got = trainer.losses(rung.decoder, {k: v for k, v in params.items() if k not in ("vision", "audio")})
 
