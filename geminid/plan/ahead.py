@@ -43,9 +43,9 @@ def compile_step(request: dict[str, Any], out: Path) -> None:
     lowered_at = time.monotonic()
     compiled = lowered.compile(compiler_options=request["options"])
     done = time.monotonic()
-    text = compiled.as_text()
+    text, memory = compiled.as_text(), compiled.memory_analysis()
+    assert text is not None and memory is not None
     (out / "program.txt").write_text(text)
-    memory = compiled.memory_analysis()
     per_slice = mesh.devices.reshape(request["slices"], -1)[0]
     answer = {
         "num_chips": len(topology.devices),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -86,7 +86,9 @@ class Transfer:
     is_async: bool
     count: float = 0.0
     exposed_s: float = 0.0
-    overlaps: Counter = field(default_factory=Counter)  # seconds of compute beside it, by operation
+    overlaps: defaultdict[str, float] = field(
+        default_factory=lambda: defaultdict(float)
+    )  # seconds of compute beside it, by operation
 
 
 @dataclass(frozen=True)
