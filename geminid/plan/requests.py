@@ -80,9 +80,9 @@ class LadderRequest:
     recipe: Annotated[str, arg(help="Whose run; its encoders, codec and tokenizer must be trained.")] = "demo"
     run_dir: Annotated[Path | None, arg(metavar="DIR", help="Where that run is kept; runs/RECIPE unless given.")] = None
     steps: Annotated[str, arg(metavar="STEPS", help="Each size is measured after these; three numbers or more.")] = (
-        "133,160,200,266,320,400"
+        "100,133,160,200,266,320"
     )
-    held_out_steps: Annotated[int, arg(metavar="STEPS", help="Of the recipe's own decoder, the held-out rung.")] = 600
+    held_out_steps: Annotated[int, arg(metavar="STEPS", help="Of the recipe's own decoder, the held-out rung.")] = 480
     replicates: Annotated[int, arg(help="Bootstrap replicates behind errors and intervals.")] = 1000
     picture: Annotated[Path | None, arg(metavar="PNG", help="Draw loss against tokens, a line for each size.")] = None
 

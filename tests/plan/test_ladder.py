@@ -202,8 +202,8 @@ def finished_stages(directory: Path, recipe=DEMO, leave_out: str = "") -> Path:
         ("--run-dir learning", "'joint.encoder_rate' of learning is 0.1"),
         ("--run-dir whole --steps 100,400", "--steps is '100,400'; it must be at least three different whole numbers"),
         ("--run-dir whole --steps 100,many", "--steps is '100,many'; it must be"),
-        ("--run-dir whole --steps 0,5,9", "--steps is '0,5,9' and --held-out-steps 600; steps are 1 or more"),
-        ("--run-dir whole --held-out-steps 400", "--steps is '133,160,200,266,320,400' and --held-out-steps 400; "),
+        ("--run-dir whole --steps 0,5,9", "--steps is '0,5,9' and --held-out-steps 480; steps are 1 or more"),
+        ("--run-dir whole --held-out-steps 320", "--steps is '100,133,160,200,266,320' and --held-out-steps 320; "),
         ("--run-dir whole --replicates 1", "--replicates is 1; an error takes at least 2"),
         ("--run-dir whole --picture no/such/place.png", "no/such: no such directory"),
         ("--run-dir broken", "broken/ladder/ladder.csv is not as the ladder wrote it ("),
@@ -232,5 +232,5 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, expected, capsys, tmp_path
 
 
 def test_defaults_are_a_ladder():
-    assert ladder.steps_of(LadderRequest()) == [133, 160, 200, 266, 320, 400]
+    assert ladder.steps_of(LadderRequest()) == [100, 133, 160, 200, 266, 320]
     assert {field.name for field in dataclasses.fields(Measured)} >= {"params", "tokens", *LOSSES}
