@@ -34,7 +34,6 @@ def prompts(rows: int) -> list[list[int]]:
 
 def ours(model: str, rows: int, bits: int | None) -> Run:
     from geminid.interop.weights import load_model
-
     from geminid.model.stored import Bits, prepared
     from geminid.serve.engine import Engine, Options
 
