@@ -195,8 +195,8 @@ def _backward(soft_cap: float | None, block: int):
                 return d_q, d_k, d_v
 
             start = (jnp.zeros(q_i.shape, jnp.float32), *carry)
-            d_q, *carry = jax.lax.fori_loop(begin[i], end[i], add, start)
-            return tuple(carry), d_q.astype(q.dtype)
+            d_q, d_k, d_v = jax.lax.fori_loop(begin[i], end[i], add, start)
+            return (d_k, d_v), d_q.astype(q.dtype)
 
         empty = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
         (d_k, d_v), d_q = jax.lax.scan(one, empty, jnp.arange(q.shape[1] // block))
