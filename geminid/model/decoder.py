@@ -14,7 +14,7 @@ from jax import Array
 from geminid.config import DecoderConfig
 from geminid.model.blockwise import ATTENDED, Where, blockwise
 from geminid.model.layers import Attention, GatedMLP, RMSNorm, attend, rotate, times
-from geminid.parallel.sharding import constrain, gathered_layer, split_attention
+from geminid.parallel.sharding import constrain, gathered_layer, scattered, split_attention
 
 # what the layers keep for the backward pass; the rest is computed again
 _kept = jax.checkpoint_policies
@@ -98,10 +98,10 @@ class DecoderBlock(nnx.Module):
 
     def add(self, x: Array, mixed: Array) -> Array:
         """The block's output [B T D] from its input and what attention gave, [B T H Dh]."""
-        mixed = constrain(times(mixed.reshape(*x.shape[:2], -1), self.attention.out), None, "between")
+        mixed = scattered(times(mixed.reshape(*x.shape[:2], -1), self.attention.out))
         x = x + (self.post_attention(mixed) if self.config.post_norm else mixed)
         hidden = self.mlp(constrain(self.norm_mlp(x), None, "positions"))
-        hidden = constrain(hidden, None, "between")
+        hidden = scattered(hidden)
         return x + (self.post_mlp(hidden) if self.config.post_norm else hidden)
 
     def __call__(

@@ -179,6 +179,14 @@ def _gather_backward(
 _gather.defvjp(_gather_forward, _gather_backward)
 
 
+def scattered(x: Array) -> Array:
+    """What a block adds, [B T D]: sums over `tensor`, each device those of its positions; its gradient is gathered."""
+    if current() is None:
+        return x
+    pieces, whole = (PartitionSpec(None, ACTIVATIONS[name]) for name in ("between", "positions"))
+    return _gather(x, whole, pieces, pieces)
+
+
 def gathered_layer(weights: Any, dtype: str) -> Any:
     """The weights of one of the decoder's layers, ready for use: matrices in `dtype`, so that less is sent."""
     mesh = current()

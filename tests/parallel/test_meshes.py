@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 def start(cases: list[dict[str, Any]], devices: int, **environment: str) -> subprocess.Popen[str]:
     texts = [json.dumps({"decoder": {}, "update": False} | case) for case in cases]
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags += " --xla_llvm_disable_expensive_passes=true"
     inherited = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL")}
     own = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     return subprocess.Popen(
