@@ -48,14 +48,15 @@ WEIGHTS: dict[str, tuple[str, str]] = {
     "up": ("width", "hidden"),
     "down": ("hidden", "width"),
 }
-KEPT: dict[str, tuple[str, ...]] = {
-    "width": ("fsdp", "context"),
-    "spread": ("fsdp", "context", "tensor"),
-    "heads": ("tensor",),
-    "hidden": ("tensor",),
+KEPT: dict[str, tuple[str, ...]] = {  # both ends are cut: a matrix of 4 rows a chip halts the TPU compiler
+    "width": ("fsdp",),
+    "spread": ("fsdp", "tensor"),
+    "heads": ("context", "tensor"),
+    "hidden": ("context", "tensor"),
     "none": (),
 }
 USED = {"heads": ("tensor",), "hidden": ("tensor",)}  # the other axes are gathered for use
+TILE = 128  # lanes of a TPU's vector registers: pieces at least so long, if they can be
 ANYWHERE = (("fsdp", "context", "tensor"), ("fsdp", "context"), ("context", "tensor"), ("fsdp",), ("context",))
 
 
@@ -121,10 +122,12 @@ def _other_specs(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> t
         return PartitionSpec(), used
     if name == "embedding" and shape[0] % sizes["tensor"] == 0:
         return PartitionSpec("tensor", _divided(shape[1], KEPT["width"], sizes, "decoder.width")), used
-    for axes in ANYWHERE:
-        for dim in sorted(range(len(shape)), key=lambda i: -shape[i]):
-            if shape[dim] % np.prod([sizes[axis] for axis in axes], dtype=int) == 0:
-                return PartitionSpec(*[None] * dim, axes), used
+    for least in (TILE, 1):
+        for axes in ANYWHERE:
+            count = int(np.prod([sizes[axis] for axis in axes], dtype=int))
+            for dim in sorted(range(len(shape)), key=lambda i: -shape[i]):
+                if shape[dim] % count == 0 and shape[dim] // count >= least:
+                    return PartitionSpec(*[None] * dim, axes), used
     return PartitionSpec(), used
 
 
