@@ -133,7 +133,9 @@ def meshes(torus: Slice, num_slices: int, recipe: Recipe) -> Iterator[dict[str, 
     powers = [2**i for i in range(int(math.log2(torus.num_chips)) + 1)]
     for tensor, context in itertools.product(powers, powers):
         fsdp, left = divmod(torus.num_chips, tensor * context)
-        if left or d.num_heads % tensor or d.mlp_width % tensor or d.width % (fsdp * context * tensor):
+        if left or d.num_heads % tensor or d.width % fsdp:
+            continue
+        if d.mlp_width % (context * tensor) or d.num_heads * d.head_dim % (context * tensor):
             continue
         if rows % fsdp == 0 and recipe.joint.row_length % (context * tensor) == 0:
             yield {"fsdp": fsdp, "context": context, "tensor": tensor}
