@@ -10,7 +10,7 @@ VENV := .venv
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 # two processes, each file of tests in one of them
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadfile -m "not long"
 export PYTHONUTF8 := 1
 
 .PHONY: help setup setup-tpu-plan demo test check bench lock clean
