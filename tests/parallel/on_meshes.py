@@ -56,8 +56,10 @@ def on_mesh(single: Single, mesh: dict[str, int], update: bool) -> dict[str, Any
     task, key = single.task, jax.random.key(KEY)
     step = FusedStep(task, make_mesh(mesh))
     state, stacked = step.place(task.first(single.params)), step.stack(single.batches)
+    multihost_utils.sync_global_devices("before compiling")
     with jax.set_mesh(step.mesh):
         compiled = step.gradients.lower(state["params"], stacked, key).compile()
+        multihost_utils.sync_global_devices("compiled")  # Gloo waits half a minute for the other process, no longer
         gradient, scalars = compiled(state["params"], stacked, key)
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(single.params)]
     assert len(names) == len(gradient)  # everything learns
@@ -86,6 +88,7 @@ def main() -> None:
     if "PROCESS" in os.environ:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"localhost:{os.environ['PORT']}", 2, int(os.environ["PROCESS"]))
+        multihost_utils.sync_global_devices("begun")
     singles: dict[str, Single] = {}
     for text in sys.argv[1:]:
         case = json.loads(text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -118,14 +117,3 @@ def test_one_file_names_partition_specs():
 def test_the_partitioner_never_gave_up(outcomes):
     """It warns where it can only gather an array whole to lay it anew."""
     assert "Involuntary full rematerialization" not in outcomes["log"]
-
-
-def test_two_processes_of_two_devices_are_one():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    case = {"mesh": {"slice": 2, "context": 2}}
-    processes = [start([case], 2, PROCESS=str(i), PORT=port) for i in range(2)]
-    for (got,), _ in map(outcome, processes):
-        equal(got)
-        assert any(kind.startswith("all-reduce") and "slice" in kind for kind in got["collectives"])
