@@ -161,7 +161,7 @@ def test_the_loss_is_cross_entropy_and_z_loss():
 
     class Given:
         recipe = RECIPE
-        decoder = SimpleNamespace(logits=lambda hidden: hidden)
+        decoder = SimpleNamespace(logits=lambda hidden: hidden, embedding=np.zeros((size, 1)))
 
         def __call__(self, *_):
             return jnp.asarray(logits, jnp.float32)
