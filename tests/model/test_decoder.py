@@ -206,7 +206,7 @@ def test_scanned_and_rematerialised_layers_give_the_same_values_and_gradients():
 
 def test_an_unknown_remat_policy_is_refused():
     decoder = decoder_of(dataclasses.replace(PLAIN, remat="some"))
-    with pytest.raises(ValueError, match="unknown remat policy 'some'; known: none, full, dots"):
+    with pytest.raises(ValueError, match="unknown remat policy 'some'; known: none, full, attended, dots"):
         decoder(decoder.embed(jnp.asarray(IDS)), jnp.asarray(POSITIONS), jnp.asarray(causal()))
 
 
