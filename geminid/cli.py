@@ -122,6 +122,8 @@ def train(
     """Train all stages of a recipe, the joint one on slices if asked. Stopped, the same command resumes."""
     chosen = _recipe(recipe, overrides)
     run_dir = _run_dir(run_dir, chosen)
+    if cluster != HERE and not fleet.slices:
+        raise ValueError("--ray-address, --processes, --gpus, --tpus and --metrics-* are of slices; give --slices, too")
     if fleet.slices:
         from geminid.runtime.launch import check, train_on_slices
 
@@ -218,7 +220,7 @@ app.command(bench, name="bench", help="What things cost, as ratios within one ru
 def overhead(
     request: Annotated[OverheadRequest, arg(name="")],
     recipe: Name = "demo",
-    run_dir: Annotated[Path, arg(metavar="DIR", help="Made anew each time.")] = Path("runs/overhead"),
+    run_dir: Annotated[Path, arg(metavar="DIR", help="Where its run is kept.")] = Path("runs/overhead"),
     overrides: Overrides = (),
     json: Json = False,
 ) -> None:

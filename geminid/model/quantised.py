@@ -1,7 +1,7 @@
 """Weights in 8 or 4 bits, read as they are: the numbers are widened inside the sum, a copy in float32 is never made.
 
-qwix rounds (symmetric, by the largest value of a group). The contraction is ours: XLA's CPU backend widens an int8
-weight into memory before it multiplies, which is slower than having kept float32. Activations stay in float32.
+qwix rounds (symmetric, by the largest value of a group). The contraction is ours: `x @ q.astype(float32)` took many
+times as long on XLA's CPU backend as a float32 weight. Activations stay in float32.
 """
 
 from __future__ import annotations

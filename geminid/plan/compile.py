@@ -210,7 +210,9 @@ def run_compiler(
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     if done.returncode == MISTAKE:
         raise ValueError(lines[-1].removeprefix("geminid: "))
-    raise RuntimeError(f"the compiler's process failed ({done.returncode}):\n" + "\n".join(lines[-20:]))
+    end = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+    last = f": {lines[-1][:300]}" if lines else ""
+    raise ChildProcessError(f"the compiler's process ended with {end}{last}; try another --mesh or --accumulate")
 
 
 # --- what its answer means ---

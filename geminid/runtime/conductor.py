@@ -67,7 +67,8 @@ class Conductor:
         self.places = Places(RunDir(spec.job.run_dir))
         self._stop_at = stop_at
         self._shown = 0.0
-        self._metrics = None if cluster.metrics_port is None else Metrics(cluster.metrics_port, cluster.metrics_host)
+        self.cluster = cluster
+        self._metrics: Metrics | None = None
 
     def stop(self) -> None:
         """End the run at the next commit, beside `run`."""
@@ -78,6 +79,8 @@ class Conductor:
 
     def run(self) -> dict[str, object]:
         """Trains to the end: {"step", "digest", "controllers"}. RuntimeError says why the run cannot go on."""
+        if (port := self.cluster.metrics_port) is not None:
+            self._metrics = Metrics(port, self.cluster.metrics_host)
         incarnation = self._incarnation()
         transport = RayTransport(self.spec, self.namespace, incarnation)
         try:

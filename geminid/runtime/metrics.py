@@ -43,21 +43,17 @@ class Snapshot:
 
 
 class Metrics:
-    """Serves the latest snapshot at http://HOST:PORT/metrics. OSError where the port is taken."""
+    """Serves the latest snapshot at http://HOST:PORT/metrics, as long as the process lives."""
 
     def __init__(self, port: int, host: str) -> None:
         self.snapshot = Snapshot()
         registry = CollectorRegistry()
         registry.register(self)  # pyrefly: ignore[bad-argument-type]
-        self.server, self._thread = start_http_server(port, host, registry)
-
-    @property
-    def port(self) -> int:
-        return self.server.server_port
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        try:
+            start_http_server(port, host, registry)
+        except OSError as error:
+            reason = f"metrics cannot be served at {host}:{port} ({error.strerror}); give another --metrics-port"
+            raise RuntimeError(reason) from error
 
     def collect(self) -> Iterator[Metric]:
         now = self.snapshot

@@ -34,10 +34,11 @@ def overhead(recipe: Recipe, request: OverheadRequest, run_dir: Path, dataset_pa
     recipe = override(recipe, [*changes, f"joint.stage.save_every={request.steps}"])
     fleet = Fleet(request.slices, audit_every=request.audit_every)
     check(recipe, fleet)
-    shutil.rmtree(run_dir, ignore_errors=True)
-    run_stages(recipe, run_dir, dataset_path, phases=FIRST_PHASES)
+    run_stages(recipe, run_dir, dataset_path, phases=FIRST_PHASES)  # refuses a directory of anything else
     child.call(write_codes, recipe, run_dir, dataset_path)
     run = RunDir(run_dir)
+    for earlier in (run.stage("joint"), Places(run).events.parent):
+        shutil.rmtree(earlier, ignore_errors=True)
     conduct(recipe, run, dataset_path, fleet, checking=Checking(request.block))
     return {"recipe": recipe.name, **shares(read_rows(Places(run).events), request)}
 

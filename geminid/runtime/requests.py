@@ -120,9 +120,10 @@ class OverheadRequest:
                 f"{self.steps} steps in blocks of {self.block} are fewer than {PAIRS} pairs of blocks of 2 or more:"
                 f" give --steps {2 * PAIRS * max(2, self.block)} or more"
             )
-        if self.audit_every % (2 * self.block) == 0 and self.audit_every:
-            return
-        raise ValueError(
-            f"audits every {self.audit_every} steps fall into both kinds of blocks of {self.block}; give a multiple of"
-            f" {2 * self.block}"
-        )
+        if self.shards < self.slices:
+            raise ValueError(f"{self.shards} logical shards are not enough for {self.slices} slices; raise --shards")
+        if self.audit_every < 1 or self.audit_every % (2 * self.block):
+            raise ValueError(
+                f"audits every {self.audit_every} steps fall into both kinds of blocks of {self.block}; give a multiple"
+                f" of {2 * self.block}"
+            )

@@ -51,10 +51,10 @@ class Single:
         return jax.tree.map(np.asarray, state)
 
 
-def on_mesh(single: Single, mesh: dict[str, int], update: bool) -> dict[str, Any]:
+def on_mesh(single: Single, mesh: dict[str, int], update: bool, accumulate: int) -> dict[str, Any]:
     """Figures of one mesh: differences of loss and gradients, collectives by axis, pieces on a device."""
     task, key = single.task, jax.random.key(KEY)
-    step = FusedStep(task, make_mesh(mesh))
+    step = FusedStep(task, make_mesh(mesh), accumulate)
     state, stacked = step.place(task.first(single.params)), step.stack(single.batches)
     multihost_utils.sync_global_devices("before compiling")
     with jax.set_mesh(step.mesh):
@@ -95,7 +95,7 @@ def main() -> None:
         name = json.dumps([case["decoder"], case["update"]], sort_keys=True)
         if name not in singles:
             singles[name] = Single(case["decoder"], changed=case["update"])
-        print(json.dumps(on_mesh(singles[name], case["mesh"], case["update"])), flush=True)
+        print(json.dumps(on_mesh(singles[name], case["mesh"], case["update"], case["accumulate"])), flush=True)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,12 @@ def test_a_free_check_costs_nothing():
 
 @pytest.mark.parametrize(
     ("fields", "says"),
-    [({"slices": 1}, "2 or more"), ({"steps": 10}, "--steps 80"), ({"audit_every": 7}, "multiple of 10")],
+    [
+        ({"slices": 1}, "2 or more"),
+        ({"steps": 10}, "--steps 80"),
+        ({"audit_every": -10}, "multiple of 10"),
+        ({"shards": 1}, "raise --shards"),
+    ],
 )
 def test_a_request_that_could_tell_nothing_is_refused(fields, says):
     with pytest.raises(ValueError, match=says):
