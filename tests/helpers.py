@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -28,3 +29,10 @@ class Letters:
 
     def encode(self, text: str) -> list[int]:
         return [ord(letter) - ord("a") for letter in text]
+
+
+def free_port() -> int:
+    """One that nothing listens on now."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]

@@ -7,10 +7,13 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.helpers import free_port
 
 GQA = {"num_kv_heads": 2, "attention": "dense", "scan_layers": False, "remat": "none"}
 CASES: dict[str, dict[str, Any]] = {
@@ -29,7 +32,6 @@ CASES: dict[str, dict[str, Any]] = {
 SHORT = (  # the others are many minutes of compiling
     "slice 2, fsdp 2, tensor 2, in two parts",
     "fsdp 2, context 2, tensor 2, and the update",
-    "two key-value heads, dense: context 2, tensor 4",
 )
 MARKED = [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in CASES]
 ROOT = Path(__file__).parents[2]
@@ -108,6 +110,19 @@ def test_the_update_is_the_single_devices(outcomes):
 def updated(got: dict[str, Any]) -> None:
     assert got["moved"] > 1e-4  # every parameter has learned
     assert got["update"] <= 1e-5
+
+
+@pytest.mark.slow
+def test_two_processes_of_two_devices_are_one_device():
+    """Joined by jax.distributed; the sum of gradients goes from one to the other."""
+    port = str(free_port())
+    layer = {"num_layers": 1, "local_per_global": 0}
+    case = {"mesh": {"slice": 2, "context": 2}, "decoder": layer}
+    processes = [start([case], 2, PROCESS=str(k), PORT=port) for k in range(2)]
+    with ThreadPoolExecutor() as pool:
+        for lines, _ in pool.map(outcome, processes):
+            equal(lines[0])
+            assert any(kind.startswith("all-reduce") and "slice" in kind for kind in lines[0]["collectives"])
 
 
 def test_one_file_names_partition_specs():

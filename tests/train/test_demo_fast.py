@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from geminid.evaluate.examples import load_examples
+from tests.helpers import free_port
 
 pytestmark = [pytest.mark.data, pytest.mark.slow]
 STAGES = ("codec", "vision", "audio", "joint")
@@ -55,12 +55,6 @@ def start(*arguments: str, options: tuple[str, ...] = (), own_session: bool = Fa
         [sys.executable, *options, "-m", "geminid", *arguments], start_new_session=own_session,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONWARNINGS": "default"},
     )  # fmt: skip
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -208,3 +202,29 @@ def test_slices_that_are_killed_end_with_the_bits_of_one_process(unbroken: Path,
     assert sum(spent.values()) == pytest.approx(result["elapsed_s"], abs=1e-6)
     finish(start("goodput", str(run)))
     assert "<svg" in (run / "goodput.html").read_text()
+
+
+@pytest.mark.long
+def test_a_whole_node_of_a_cluster_dies_and_the_bits_are_those_of_one_process(unbroken: Path, tmp_path: Path):
+    """Two nodes of Ray on this machine; the one without the controller is killed with all of its processes."""
+    from ray.cluster_utils import Cluster
+
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run, ignore=shutil.ignore_patterns("joint", "joint.jsonl", "lock", "checkpoints"))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    try:
+        other = cluster.add_node(num_cpus=2)
+        cluster.wait_for_nodes()
+        process = start(
+            "train", "demo_fast", "--slices", "2", "--standbys", "1", "--run-dir", str(run), "--json",
+            "--ray-address", cluster.address,
+        )  # fmt: skip
+        before = status_at(run, process, 5)["slices"]
+        cluster.remove_node(other, allow_graceful=False)
+        finish(process)
+    finally:
+        cluster.shutdown()
+    for file in ("stages/joint/params.safetensors", "stages/joint/cursor.json", "curves/joint.jsonl"):
+        assert (run / file).read_bytes() == (unbroken / file).read_bytes(), file
+    events = [json.loads(line) for line in (run / "slices" / "events.jsonl").read_text().splitlines()]
+    assert {event["slice"] for event in events if event["kind"] == "lost"} & before.keys()
