@@ -1,4 +1,4 @@
-"""The real 270M writes what transformers writes: 64 greedy ids after each of 20 prompts in 10 languages, float32."""
+"""The real 270M writes what transformers writes: 64 greedy ids after each of 20 prompts in 11 languages, float32."""
 
 from __future__ import annotations
 
