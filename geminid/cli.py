@@ -286,13 +286,16 @@ def chat(
     top_p: Annotated[float, arg(help="And from the fewest that together have this probability.")] = 0.95,
     max_new: Annotated[int, arg(help="Pieces of an answer at most.")] = 256,
     seed: Annotated[int, arg(help="Another seed, other answers.")] = 0,
+    turns: Annotated[
+        bool | None, arg(help="Ask in Gemma's turns, or let it go on from your text; in turns if DIR has a template.")
+    ] = None,
 ) -> None:
     """Talk to a model in the terminal. /quit ends; Ctrl-C ends an answer. A base model goes on from your text."""
     from geminid.serve.chat import talk
     from geminid.serve.engine import Options
     from geminid.serve.loading import open_chat
 
-    opened = open_chat(model, bits, Options(max_new, temperature, top_k, top_p, seed))
+    opened = open_chat(model, bits, Options(max_new, temperature, top_k, top_p, seed), turns)
     talk(opened, lambda: input("> "), lambda part: print(part, end="", flush=True))
 
 

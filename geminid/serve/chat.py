@@ -15,9 +15,14 @@ UNFINISHED = "\ufffd"  # what a tokenizer gives for bytes of a character that ar
 
 @dataclass(frozen=True)
 class Pieces:
-    """A SentencePiece model: text to ids and back. processor: a `sentencepiece.SentencePieceProcessor`."""
+    """A SentencePiece model: text to ids and back.
+
+    processor: a `sentencepiece.SentencePieceProcessor`. turns: whether the model was trained on conversations; Gemma's
+    base models have the same pieces, and never saw them used.
+    """
 
     processor: Any
+    turns: bool = True
 
     def special(self, piece: str) -> int | None:
         """The id of a piece that stands for itself; None where the tokenizer does not have it."""
@@ -26,7 +31,7 @@ class Pieces:
 
     @property
     def has_turns(self) -> bool:
-        return self.special(TURN) is not None and self.special(END_OF_TURN) is not None
+        return self.turns and self.special(TURN) is not None and self.special(END_OF_TURN) is not None
 
     @property
     def stops(self) -> list[int]:
@@ -64,7 +69,7 @@ class Pieces:
 
 
 class Chat:
-    """Asks, streams the answer, remembers both. A model without turn tokens goes on from what was typed."""
+    """Asks, streams the answer, remembers both. A base model goes on from what was typed."""
 
     def __init__(self, engine: Engine, pieces: Pieces, options: Options):
         self.engine, self.pieces, self.options = engine, pieces, options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import sentencepiece
@@ -13,9 +14,22 @@ from geminid.model.stored import Bits, prepared
 from geminid.serve.chat import Chat, Pieces
 from geminid.serve.engine import Engine, Options
 
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
-def open_chat(folder: Path, bits: int | None, options: Options) -> Chat:
-    """The text model in a folder that `geminid import` wrote, ready to talk; bits: 8, 4, or None: weights as they are.
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether the folder says how to talk to its model, as those of instruction-tuned models do."""
+    if any((folder / name).is_file() for name in TEMPLATES):
+        return True
+    config = folder / "tokenizer_config.json"
+    return config.is_file() and "chat_template" in json.loads(config.read_text(encoding="utf-8"))
+
+
+def open_chat(folder: Path, bits: int | None, options: Options, turns: bool | None = None) -> Chat:
+    """The text model in a folder that `geminid import` wrote, ready to talk.
+
+    bits: 8, 4, or None: weights as they are. turns: whether it is asked in Gemma's turns or goes on from a text; None:
+    in turns where the folder has a chat template.
 
     FileNotFoundError or ValueError, one line, where the folder does not hold one.
     """
@@ -27,7 +41,8 @@ def open_chat(folder: Path, bits: int | None, options: Options) -> Chat:
     if not path.is_file():
         raise FileNotFoundError(errno.ENOENT, "no tokenizer here; a chat needs a SentencePiece model", str(path))
     try:
-        pieces = Pieces(sentencepiece.SentencePieceProcessor(model_file=str(path)))
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        pieces = Pieces(processor, has_chat_template(folder) if turns is None else turns)
     except RuntimeError as error:
         raise ValueError(f"{path} is not a SentencePiece model; import the weights again") from error
     decoder = load_model(folder)

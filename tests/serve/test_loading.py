@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 
 import pytest
 import sentencepiece
@@ -49,12 +50,31 @@ def folder(tmp_path_factory):
 
 
 def test_the_same_words_are_streamed_in_float32_as_the_engine_chooses(folder):
-    chat = open_chat(folder, None, Options(max_new=12))
+    chat = open_chat(folder, None, Options(max_new=12), turns=True)
     said = "".join(chat.say("the cat"))
     prompt = chat.pieces.conversation([("user", "the cat")])
     [ids] = chat.engine.answer([prompt], [Options(max_new=12)])
     assert said == chat.pieces.processor.decode(ids)
     assert chat.engine.stops.tolist() == [1, chat.pieces.special(END_OF_TURN)]
+
+
+@pytest.mark.parametrize(
+    "name, content, in_turns",
+    [
+        ("chat_template.jinja", "{{ messages }}", True),
+        ("tokenizer_config.json", '{"chat_template": "{{ messages }}"}', True),
+        ("tokenizer_config.json", '{"bos_token": "<bos>"}', False),
+        ("NOTICE.md", "a base model", False),
+    ],
+)
+def test_a_base_model_goes_on_from_the_text(folder, tmp_path, name, content, in_turns):
+    """Gemma's base and tuned models have the same pieces; only the tuned ones come with a template."""
+    here = tmp_path / "model"
+    shutil.copytree(folder, here)
+    (here / name).write_text(content)
+    chat = open_chat(here, None, Options(max_new=3))
+    asked = chat.pieces.conversation([("user", "the cat")]) if in_turns else chat.pieces.continued("the cat")
+    assert chat.prompt("the cat") == asked
 
 
 def test_a_chat_in_the_terminal(folder, capsys, monkeypatch):
