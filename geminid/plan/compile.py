@@ -33,7 +33,6 @@ from geminid.tokens.ids import num_ids
 
 MOST_SLICES = 64
 ROOM = 0.9  # of a chip's memory that a modelled step may take
-KEY_BLOCK = 512  # positions of a block of blockwise attention
 ENVIRONMENT = ".venv-tpu-plan"
 OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -243,7 +242,7 @@ def analyse(
         target.torus.wraps, target.slices,
     )  # fmt: skip
     stack = of_recipe(recipe, num_ids(recipe))
-    played = play(module, machine, key_blocks(stack))
+    played = play(module, machine, key_blocks(stack, recipe.decoder.attention_block))
     used = sum(compiled[f"{part}_bytes"] for part in ("arguments", "outputs", "temporaries", "program"))
     used -= compiled["aliased_bytes"]
     head = _head(recipe, target, compiled["mesh"], compiled["accumulate"])
@@ -276,9 +275,9 @@ def analyse(
     return answer
 
 
-def key_blocks(stack: Stack) -> int:
+def key_blocks(stack: Stack, block: int) -> int:
     """Blocks of keys that a block of queries meets on average: trips of attention's loops, which follow the data."""
-    return max(1, round(sum(keys / KEY_BLOCK + 0.5 for keys in stack.keys) / len(stack.keys)))
+    return max(1, round(sum(keys / block + 0.5 for keys in stack.keys) / len(stack.keys)))
 
 
 def num_megascale(module: hlo.Module) -> int:
