@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -35,7 +36,6 @@ ACTIVATIONS: dict[str, tuple[str, ...]] = {
     "heads": ("tensor",),
     "hidden": ("tensor",),
     "split": ("context",),  # a width, where all positions of a row are needed
-    "slots": ("context", "tensor"),  # pictures and clips
     "columns": ("context", "tensor"),  # of the embedding, where ids are looked up
 }
 # of what is kept: name of a weight of the decoder's layers -> its last two axes
@@ -57,6 +57,11 @@ KEPT: dict[str, tuple[str, ...]] = {
     "none": (),
 }
 USED = {"heads": ("tensor",), "hidden": ("tensor",), "ids": ("tensor", "context")}  # the other axes are gathered
+SLOTS = (
+    ("context", "tensor"),
+    ("context",),
+    ("tensor",),
+)  # over these, where they divide their number: pictures, clips
 ANYWHERE = (("fsdp", "context", "tensor"), ("fsdp", "context"), ("context", "tensor"), ("fsdp",), ("context",))
 PIECE = 128  # what is not of the decoder's layers is cut into pieces of no fewer
 
@@ -238,21 +243,58 @@ def _gathered(path: Any, x: Array) -> Array:
 
 
 def by_layer(tree: Any) -> Any:
-    """Gradients or moments: stacked matrices of the decoder laid by layers over `fsdp`, each layer's width whole.
+    """Gradients, moments or parameters: the decoder's stacked matrices laid by layers over `fsdp`.
 
-    For what multiplies a matrix by itself, as Muon does: as they are kept, each product would be gathered and summed.
+    For what multiplies a matrix by itself along its longer side, as Muon does: laid as they are kept, it would gather
+    all of them. Layers of zeros fill the last devices. Inside a layer the longer side is cut, the last of equal ones.
     """
-    if current() is None:
+    mesh = current()
+    if mesh is None:
         return tree
 
     def laid(path: Any, x: Array) -> Array:
-        keys = keys_of(path)
-        if "layers" not in keys or keys[-1] not in WEIGHTS:
+        if not _is_stacked(path):
             return x
-        rest = (USED.get(axis) and KEPT[axis] for axis in WEIGHTS[keys[-1]])
-        return jax.lax.with_sharding_constraint(x, PartitionSpec("fsdp", *rest))
+        kept = _specs(path, x.shape, mesh.shape)[0]
+        filled = jnp.pad(x, ((0, -len(x) % mesh.shape["fsdp"]), (0, 0), (0, 0)))
+        return jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(filled, kept), _whole_layers(x))
 
     return jax.tree_util.tree_map_with_path(laid, tree)
+
+
+def as_kept(tree: Any, like: Any) -> Any:
+    """What was computed from arrays that `by_layer` gave, laid as `like` is kept."""
+    mesh = current()
+    if mesh is None:
+        return tree
+
+    def back(path: Any, x: Array, like: Array) -> Array:
+        if not _is_stacked(path):
+            return x
+        x = jax.lax.with_sharding_constraint(x, _whole_layers(x))  # or what came before would be laid as it is kept
+        return jax.lax.with_sharding_constraint(x, _specs(path, like.shape, mesh.shape)[0])[: len(like)]
+
+    return jax.tree_util.tree_map_with_path(back, tree, like)
+
+
+def _is_stacked(path: Any) -> bool:
+    keys = keys_of(path)
+    return "layers" in keys and keys[-1] in WEIGHTS
+
+
+def _whole_layers(x: Array) -> PartitionSpec:
+    ends = (KEPT["hidden"], None) if x.shape[1] > x.shape[2] else (None, KEPT["hidden"])
+    return PartitionSpec("fsdp", *ends)
+
+
+def constrain_slots(x: Array) -> Array:
+    """Pictures or clips [P ...], shared by as many devices as divide their number."""
+    mesh = current()
+    if mesh is None:
+        return x
+    ways = [axes for axes in SLOTS if len(x) % _count(axes, mesh.shape) == 0]
+    most = max(ways, key=lambda axes: _count(axes, mesh.shape), default=None)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(most))
 
 
 def constrain_answers(x: Array, num_ids: int) -> Array:

@@ -27,7 +27,7 @@ NETWORK_SHARE = 0.5  # of the data-centre network's bandwidth that sums over sli
 RECOMPUTED = {"none": 0.0, "dots": 0.0, "attended": 1.0, "full": 1.0}  # forward passes done again in the backward pass
 SAVED = {"none": 16, "dots": 8, "attended": 2, "full": 1}  # arrays as wide as the model that a layer keeps
 ACTIVATION_PASSES = 8  # times that each of a layer's activations goes through main memory, forward; measured on none
-PIECE = 128  # a weight's side is cut into pieces of whole lanes: in finer ones the TPU compiler fails (docs/compile.md)
+ROWS = 16  # of a key's or value's gradient on a device while slices are added: with 4 the compiler divides by zero
 STATE_BYTES = 3 * FULL  # of a parameter: itself, its momentum, its gradient
 
 
@@ -130,21 +130,20 @@ def row_major(torus: Slice, num_slices: int, mesh: Mapping[str, int]) -> Machine
     return Machine(torus.chip, mesh, places, sides, torus.wraps, num_slices)
 
 
-def cuts(mesh: Mapping[str, int], recipe: Recipe) -> bool:
-    """Whether the decoder's weights can be kept on a mesh, in pieces of whole `PIECE`s."""
-    d, fine = recipe.decoder, PIECE * mesh.get("context", 1) * mesh.get("tensor", 1)
-    wide = d.width % (PIECE * mesh.get("fsdp", 1)) == 0
-    return wide and d.mlp_width % fine == 0 and d.num_heads * d.head_dim % fine == 0
+def is_fine(mesh: Mapping[str, int], recipe: Recipe) -> bool:
+    """Whether the key's and value's gradients, added over slices, stand in pieces too fine for the TPU compiler."""
+    return recipe.decoder.width < ROWS * mesh["fsdp"] * mesh["context"]
 
 
 def meshes(torus: Slice, num_slices: int, recipe: Recipe) -> Iterator[dict[str, int]]:
-    """Every mesh of powers of two that the recipe's weights, rows, heads and positions allow; `fsdp` takes rows."""
+    """Every mesh of powers of two that the recipe's rows, heads and positions allow; `fsdp` takes rows."""
     rows, d = recipe.joint.stage.batch // num_slices, recipe.decoder
     powers = [2**i for i in range(int(math.log2(torus.num_chips)) + 1)]
     for tensor, context in itertools.product(powers, powers):
         fsdp, left = divmod(torus.num_chips, tensor * context)
-        mesh = {"fsdp": fsdp, "context": context, "tensor": tensor}
-        if left or d.num_heads % tensor or not cuts(mesh, recipe):
+        if left or d.num_heads % tensor or d.width % fsdp:
+            continue
+        if d.mlp_width % (context * tensor) or d.num_heads * d.head_dim % (context * tensor):
             continue
         if rows % fsdp == 0 and recipe.joint.row_length % (context * tensor) == 0:
-            yield mesh
+            yield {"fsdp": fsdp, "context": context, "tensor": tensor}
