@@ -69,13 +69,16 @@ def demo_fast() -> Recipe:
     )
 
 
-def _large(name: str, decoder: DecoderConfig, encoder_layers: int, encoder_width: int) -> Recipe:
-    """What the large recipes share: 32,768 positions, 256k text pieces, larger pictures, encoders of their own."""
+def _large(name: str, decoder: DecoderConfig, encoder_layers: int, encoder_width: int, rows: int = 256) -> Recipe:
+    """What the large recipes share: 32,768 positions, 256k text pieces, larger pictures, encoders of their own.
+
+    rows: of a batch, each a logical shard with 16 pictures and 4 clips.
+    """
     shared = dataclasses.replace(
         decoder, num_kv_heads=1, window=1024, local_per_global=5, rope_theta=1e6, scan_layers=True,
         attention="blockwise", remat="attended", dtype="bfloat16",
     )  # fmt: skip
-    stage = StageConfig(steps=100_000, batch=256, optimiser=OptimiserConfig(learning_rate=2e-4, warmup_steps=2000))
+    stage = StageConfig(steps=100_000, batch=rows, optimiser=OptimiserConfig(learning_rate=2e-4, warmup_steps=2000))
     return Recipe(
         name=name,
         data=DataConfig(picture_size=256, clip_max_s=30.0, frames=32),
@@ -98,10 +101,10 @@ def _large(name: str, decoder: DecoderConfig, encoder_layers: int, encoder_width
         audio_stage=stage,
         joint=JointConfig(
             stage=stage,
-            shards=256,  # a row each
+            shards=rows,
             row_length=32_768,
-            max_pictures=4096,
-            max_clips=1024,
+            max_pictures=16 * rows,
+            max_clips=4 * rows,
             answer_share=1.0,
             logit_chunk=2048,
             lookahead=4096,
@@ -131,10 +134,9 @@ def pro() -> Recipe:
 
 
 def ultra() -> Recipe:
-    """Ultra: about 500B parameters; the size is ours, the real one is not public."""
-    return _large(
-        "ultra", DecoderConfig(num_layers=100, width=16_384, num_heads=128, head_dim=128, mlp_width=90_112), 40, 2048
-    )
+    """Ultra: about 500B parameters; the size is ours, the real one is not public. 512 rows: 16.8M positions a step."""
+    decoder = DecoderConfig(num_layers=100, width=16_384, num_heads=128, head_dim=128, mlp_width=90_112)
+    return _large("ultra", decoder, 40, 2048, rows=512)
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {f.__name__: f for f in (demo, demo_fast, nano1, nano2, pro, ultra)}

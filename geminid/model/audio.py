@@ -9,7 +9,7 @@ from jax import Array
 
 from geminid.config import AudioConfig
 from geminid.model.convolutions import group_norm
-from geminid.model.layers import Attention, GatedMLP, RMSNorm, dense, sinusoid
+from geminid.model.layers import Attention, GatedMLP, RMSNorm, dense, sinusoid, through
 
 POOL_PARTS = 4  # the global token knows what is said first and what last
 
@@ -99,8 +99,8 @@ class AudioEncoder(nnx.Module):
                 x = next(residual)(x, valid)
         x = x @ self.inward[...] + 0.5 * sinusoid(x.shape[1], self.config.width)
         keep = valid.astype(x.dtype)
-        for block in self.blocks:
-            x = block(x, keep)
+        if self.config.num_layers:
+            x = through(self.blocks, x, keep)
         return self.norm(x) * keep, valid
 
     def pool(self, x: Array, valid: Array) -> Array:

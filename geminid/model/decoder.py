@@ -142,7 +142,8 @@ class Decoder(nnx.Module):
 
     def embed(self, ids: Array) -> Array:
         """ids int [B T] -> [B T D] in the compute dtype."""
-        x = jnp.take(self.embedding[...], ids, axis=0).astype(self.config.dtype)
+        table = constrain(self.embedding[...], None, "columns")  # each device looks its columns up for all positions
+        x = constrain(jnp.take(table, constrain(ids, None), axis=0), None, None, "columns").astype(self.config.dtype)
         return x * jnp.asarray(self.config.width**0.5, x.dtype) if self.config.scale_embedding else x
 
     def __call__(

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from geminid.parallel.sharding import constrain
+from geminid.parallel.sharding import constrain, gathered_block
 
+SCANNED = 8  # encoders of so many blocks are scanned: a program of one block, not of forty
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "silu": jax.nn.silu,
@@ -157,6 +158,23 @@ class EncoderBlock(nnx.Module):
         if self.has_cross:
             x = x + self.cross(self.norm_cross(x), context=context)
         return x + self.mlp(self.norm_mlp(x))
+
+
+def through(blocks: nnx.List, x: Array, *rest: Array) -> Array:
+    """x [B T D] through blocks of one kind, each called as block(x, *rest).
+
+    Their weights are arrays of their own, in checkpoints too; from `SCANNED` on they are stacked inside the program.
+    """
+    graph, weights = nnx.split(blocks[0])[0], [nnx.split(block)[1] for block in blocks]
+
+    def one(x: Array, weights: nnx.State) -> tuple[Array, None]:
+        return nnx.merge(graph, gathered_block(weights))(x, *rest), None
+
+    if len(blocks) >= SCANNED:
+        return jax.lax.scan(one, x, jax.tree.map(lambda *layers: jnp.stack(layers), *weights))[0]
+    for each in weights:
+        x, _ = one(x, each)
+    return x
 
 
 def sinusoid(length: int, width: int, longest: float = 10_000.0) -> Array:

@@ -18,7 +18,7 @@ from geminid.model.codec import code_embedding
 from geminid.model.decoder import Cache, Decoder
 from geminid.model.layers import RMSNorm, dense
 from geminid.model.vision import VisionEncoder, to_float
-from geminid.parallel.sharding import constrain
+from geminid.parallel.sharding import constrain, constrain_slots
 from geminid.tokens.ids import NUM_SIZES
 
 PLACE_SCALE = 0.5  # of an embedded id
@@ -103,10 +103,10 @@ class Model(nnx.Module):
         soft = [jnp.zeros((1, self.recipe.decoder.width))]  # so that there is one to point at
         if sensed.pictures.shape[0]:
             pictures = to_float(sensed.pictures) if sensed.pictures.dtype == jnp.uint8 else sensed.pictures
-            seen = self.vision_to_decoder(self.vision(constrain(pictures, "slots")))
+            seen = self.vision_to_decoder(self.vision(constrain_slots(pictures)))
             soft.append(constrain(flat(seen), None))
         if sensed.mels.shape[0]:
-            mels, frames = constrain(sensed.mels, "slots"), constrain(sensed.frames, "slots")
+            mels, frames = constrain_slots(sensed.mels), constrain_slots(sensed.frames)
             soft.append(constrain(flat(self.audio_to_decoder(self.audio(mels, frames))), None))
         return jnp.concatenate(soft).astype(self.recipe.decoder.dtype)
 

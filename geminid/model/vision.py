@@ -12,7 +12,7 @@ from jax import Array
 
 from geminid.config import VisionConfig
 from geminid.model.convolutions import ResidualConv, convolution, fold, group_norm
-from geminid.model.layers import EncoderBlock, dense, sinusoid
+from geminid.model.layers import EncoderBlock, dense, sinusoid, through
 
 POOL_GRID = 2  # the global token knows what is up, down, left and right
 FOLD = 2  # pixels a side that become channels: a convolution at full resolution is the slowest part
@@ -57,9 +57,7 @@ class VisionEncoder(nnx.Module):
         if self.config.num_layers:
             x = x + 0.1 * places(height, width, channels)
             tokens = x.reshape(batch, height * width, channels)
-            for block in self.blocks:
-                tokens = block(tokens)
-            x = tokens.reshape(x.shape)
+            x = through(self.blocks, tokens).reshape(x.shape)
         x = jax.nn.gelu(self.norm(x))
         cells = jax.image.resize(x, (batch, grid, grid, channels), "linear").reshape(batch, grid**2, channels)
         quarters = jax.image.resize(x, (batch, POOL_GRID, POOL_GRID, channels), "linear")

@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -34,29 +35,35 @@ ACTIVATIONS: dict[str, tuple[str, ...]] = {
     "between": ("context", "tensor"),  # positions between blocks (Korthikanti et al. 2022, arXiv 2205.05198)
     "heads": ("tensor",),
     "hidden": ("tensor",),
-    "ids": ("tensor",),
     "split": ("context",),  # a width, where all positions of a row are needed
-    "slots": ("context", "tensor"),  # pictures and clips
+    "columns": ("context", "tensor"),  # of the embedding, where ids are looked up
 }
 # of what is kept: name of a weight of the decoder's layers -> its last two axes
 WEIGHTS: dict[str, tuple[str, str]] = {
     "q": ("width", "heads"),
-    "k": ("spread", "none"),  # a key-value head may be the only one
-    "v": ("spread", "none"),
+    "k": ("width", "none"),  # a key-value head may be the only one
+    "v": ("width", "none"),
     "out": ("heads", "width"),
     "gate": ("width", "hidden"),
     "up": ("width", "hidden"),
     "down": ("hidden", "width"),
 }
+# a width is not cut by `context` too: in pieces of a few rows the TPU compiler fails (docs/compile.md)
 KEPT: dict[str, tuple[str, ...]] = {
-    "width": ("fsdp", "context"),
-    "spread": ("fsdp", "context", "tensor"),
-    "heads": ("tensor",),
-    "hidden": ("tensor",),
+    "width": ("fsdp",),
+    "heads": ("tensor", "context"),  # what `context` cuts is a piece of what a device of `tensor` uses
+    "hidden": ("tensor", "context"),
+    "ids": ("tensor", "context"),
     "none": (),
 }
-USED = {"heads": ("tensor",), "hidden": ("tensor",)}  # the other axes are gathered for use
+USED = {"heads": ("tensor",), "hidden": ("tensor",), "ids": ("tensor", "context")}  # the other axes are gathered
+SLOTS = (
+    ("context", "tensor"),
+    ("context",),
+    ("tensor",),
+)  # over these, where they divide their number: pictures, clips
 ANYWHERE = (("fsdp", "context", "tensor"), ("fsdp", "context"), ("context", "tensor"), ("fsdp",), ("context",))
+PIECE = 128  # what is not of the decoder's layers is cut into pieces of no fewer
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
@@ -97,8 +104,13 @@ def keys_of(path: Any) -> list[str]:
     return [part.key for part in path if isinstance(getattr(part, "key", None), str)]
 
 
+def _count(axes: Sequence[str], sizes: Mapping[str, int]) -> int:
+    """Devices along these axes."""
+    return int(np.prod([sizes[axis] for axis in axes], dtype=int))
+
+
 def _divided(size: int, axes: Sequence[str], sizes: Mapping[str, int], what: str) -> tuple[str, ...]:
-    count = int(np.prod([sizes[axis] for axis in axes], dtype=int))
+    count = _count(axes, sizes)
     if size % count:
         raise ValueError(f"{what} is {size}, which {' x '.join(axes)} = {count} devices do not divide; change the mesh")
     return tuple(axes)
@@ -117,19 +129,24 @@ def _layer_specs(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> t
 def _other_specs(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> tuple[PartitionSpec, PartitionSpec]:
     """Of any other array: kept in pieces along its longest axis that can be cut, used whole.
 
-    But the embedding is cut by ids, and stays so, where `tensor` divides their number.
+    But the embedding is cut by ids, and stays so, where the axes of `ids` divide their number.
     """
     whole = PartitionSpec()
     if len(shape) < 2:
         return whole, whole
-    if name == "embedding" and shape[0] % sizes["tensor"] == 0:
+    if name == "embedding" and ids_are_cut(shape[0], sizes):
         width = _divided(shape[1], KEPT["width"], sizes, "decoder.width")
-        return PartitionSpec("tensor", width), PartitionSpec("tensor")
+        return PartitionSpec(KEPT["ids"], width), PartitionSpec(USED["ids"])
     for axes in ANYWHERE:
+        count = _count(axes, sizes)
         for dim in sorted(range(len(shape)), key=lambda i: -shape[i]):
-            if shape[dim] % np.prod([sizes[axis] for axis in axes], dtype=int) == 0:
+            if shape[dim] % count == 0 and shape[dim] >= count * PIECE:
                 return PartitionSpec(*[None] * dim, axes), whole
     return whole, whole
+
+
+def ids_are_cut(num_ids: int, sizes: Mapping[str, int]) -> bool:
+    return num_ids % _count(KEPT["ids"], sizes) == 0
 
 
 def _specs(path: Any, shape: Sequence[int], sizes: Mapping[str, int]) -> tuple[PartitionSpec, PartitionSpec]:
@@ -157,22 +174,22 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _gather(x: Array, kept: PartitionSpec, used: PartitionSpec, summed: PartitionSpec) -> Array:
-    """x, laid for use; its gradient is summed as `summed` says and then laid as x is kept.
+def _gather(x: Array, kept: PartitionSpec, partly: PartitionSpec, used: PartitionSpec) -> Array:
+    """x, laid for use in two steps; its gradient is summed as `partly` says and then laid as x is kept.
 
-    Without `summed` between, the partitioner cuts what the gradient is made of as x is kept, along any axis.
+    Without `partly` between, the partitioner cuts what the gradient is made of as x is kept, along any axis.
     """
-    return jax.lax.with_sharding_constraint(x, used)
+    return jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(x, partly), used)
 
 
-def _gather_forward(x: Array, kept: PartitionSpec, used: PartitionSpec, summed: PartitionSpec) -> tuple[Array, None]:
-    return _gather(x, kept, used, summed), None
+def _gather_forward(x: Array, kept: PartitionSpec, partly: PartitionSpec, used: PartitionSpec) -> tuple[Array, None]:
+    return _gather(x, kept, partly, used), None
 
 
 def _gather_backward(
-    kept: PartitionSpec, used: PartitionSpec, summed: PartitionSpec, _: None, gradient: Array
+    kept: PartitionSpec, partly: PartitionSpec, used: PartitionSpec, _: None, gradient: Array
 ) -> tuple[Array]:
-    gradient = jax.lax.with_sharding_constraint(gradient, summed)
+    gradient = jax.lax.with_sharding_constraint(gradient, partly)
     return (jax.lax.with_sharding_constraint(gradient, kept),)
 
 
@@ -194,27 +211,98 @@ def gathered_layer(weights: Any, dtype: str) -> Any:
         return weights
 
     def gather(path: Any, x: Array) -> Array:
-        kept, used = _layer_specs(keys_of(path)[-1], x.shape, mesh.shape)
-        wide = KEPT["width"]
-        summed = PartitionSpec(*(wide if axes and set(wide) < set(axes) else axes for axes in kept))
-        return _gather(x.astype(dtype), kept, used, summed) if x.ndim > 1 else x
+        if x.ndim < 2:
+            return x
+        name = keys_of(path)[-1]
+        kept, used = _layer_specs(name, x.shape, mesh.shape)
+        # all but widths first: then few bytes go over these axes
+        partly = [KEPT[axis] if axis == "width" else USED.get(axis) for axis in WEIGHTS.get(name, ())]
+        return _gather(x.astype(dtype), kept, PartitionSpec(*partly), used)
 
     return jax.tree_util.tree_map_with_path(gather, weights)
 
 
 def gathered_others(params: Any) -> Any:
-    """All parameters, those outside the decoder's layers ready for use."""
+    """All parameters, those outside the decoder's layers and the encoders' blocks ready for use."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x if {"layers", "blocks"} & set(keys_of(path)) else _gathered(path, x), params
+    )
+
+
+def gathered_block(weights: Any) -> Any:
+    """The weights of one block of an encoder, ready for use."""
+    return jax.tree_util.tree_map_with_path(_gathered, weights)
+
+
+def _gathered(path: Any, x: Array) -> Array:
     mesh = current()
     if mesh is None:
-        return params
+        return x
+    kept, used = _specs(path, x.shape, mesh.shape)
+    return _gather(x, kept, used, used)
 
-    def gather(path: Any, x: Array) -> Array:
-        if "layers" in keys_of(path):
+
+def by_layer(tree: Any) -> Any:
+    """Gradients, moments or parameters: the decoder's stacked matrices laid by layers over `fsdp`.
+
+    For what multiplies a matrix by itself along its longer side, as Muon does: laid as they are kept, it would gather
+    all of them. Layers of zeros fill the last devices. Inside a layer the longer side is cut, the last of equal ones.
+    """
+    mesh = current()
+    if mesh is None:
+        return tree
+
+    def laid(path: Any, x: Array) -> Array:
+        if not _is_stacked(path):
             return x
-        kept, used = _specs(path, x.shape, mesh.shape)
-        return _gather(x, kept, used, used)
+        kept = _specs(path, x.shape, mesh.shape)[0]
+        filled = jnp.pad(x, ((0, -len(x) % mesh.shape["fsdp"]), (0, 0), (0, 0)))
+        return jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(filled, kept), _whole_layers(x))
 
-    return jax.tree_util.tree_map_with_path(gather, params)
+    return jax.tree_util.tree_map_with_path(laid, tree)
+
+
+def as_kept(tree: Any, like: Any) -> Any:
+    """What was computed from arrays that `by_layer` gave, laid as `like` is kept."""
+    mesh = current()
+    if mesh is None:
+        return tree
+
+    def back(path: Any, x: Array, like: Array) -> Array:
+        if not _is_stacked(path):
+            return x
+        x = jax.lax.with_sharding_constraint(x, _whole_layers(x))  # or what came before would be laid as it is kept
+        return jax.lax.with_sharding_constraint(x, _specs(path, like.shape, mesh.shape)[0])[: len(like)]
+
+    return jax.tree_util.tree_map_with_path(back, tree, like)
+
+
+def _is_stacked(path: Any) -> bool:
+    keys = keys_of(path)
+    return "layers" in keys and keys[-1] in WEIGHTS
+
+
+def _whole_layers(x: Array) -> PartitionSpec:
+    ends = (KEPT["hidden"], None) if x.shape[1] > x.shape[2] else (None, KEPT["hidden"])
+    return PartitionSpec("fsdp", *ends)
+
+
+def constrain_slots(x: Array) -> Array:
+    """Pictures or clips [P ...], shared by as many devices as divide their number."""
+    mesh = current()
+    if mesh is None:
+        return x
+    ways = [axes for axes in SLOTS if len(x) % _count(axes, mesh.shape) == 0]
+    most = max(ways, key=lambda axes: _count(axes, mesh.shape), default=None)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(most))
+
+
+def constrain_answers(x: Array, num_ids: int) -> Array:
+    """What is compared with the embedding, [N D]: whole where each device has ids of its own, else cut."""
+    mesh = current()
+    if mesh is None:
+        return x
+    return constrain(x, None if ids_are_cut(num_ids, mesh.shape) else "positions")
 
 
 def split_attention(

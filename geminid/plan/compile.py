@@ -25,7 +25,7 @@ from geminid.config import Recipe
 from geminid.plan import chips, hlo, mesh, torus
 from geminid.plan.ahead import MISTAKE
 from geminid.plan.checks import has_place
-from geminid.plan.estimate import Estimate, Stack, estimate, meshes, of_recipe, row_major
+from geminid.plan.estimate import Estimate, Stack, estimate, is_fine, meshes, of_recipe, row_major
 from geminid.plan.requests import CompileRequest
 from geminid.plan.schedule import MEGASCALE, MXU_SHARE, Machine, Played, play
 from geminid.plan.torus import Slice
@@ -33,9 +33,10 @@ from geminid.tokens.ids import num_ids
 
 MOST_SLICES = 64
 ROOM = 0.9  # of a chip's memory that a modelled step may take
-KEY_BLOCK = 512  # positions of a block of blockwise attention
 ENVIRONMENT = ".venv-tpu-plan"
-OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+OUT_OF_MEMORY = re.compile(
+    r"(?:Used|HLO temporaries) \(?([\d.]+)([KMGT]?)\)?(?: of | exceeds available HBM \()([\d.]+)([KMGT]?)(?: hbm|\))"
+)
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 MODEL = (
     f"matrix products at {MXU_SHARE:.0%} of the peak or main-memory traffic, whichever is longer; collectives on rings"
@@ -123,7 +124,8 @@ def plan_compile(request: CompileRequest, recipe: Recipe) -> dict[str, Any]:
 
 
 def search(recipe: Recipe, target: Target) -> list[Estimate]:
-    """Meshes by modelled step time, those that fit first; where that is alike, rows stay whole and little is kept."""
+    """Meshes by modelled step time, those that compile and fit first; where it is alike, rows stay whole and little is
+    kept."""
     stack = of_recipe(recipe, num_ids(recipe))
     positions = recipe.joint.stage.batch * recipe.joint.row_length
     found = [
@@ -134,7 +136,13 @@ def search(recipe: Recipe, target: Target) -> list[Estimate]:
     room = ROOM * target.torus.chip.hbm_bytes
     return sorted(
         found,
-        key=lambda each: (each.hbm_bytes > room, float(f"{each.step_s:.2g}"), each.mesh["context"], each.hbm_bytes),
+        key=lambda each: (
+            target.slices > 1 and is_fine(each.mesh, recipe),
+            each.hbm_bytes > room,
+            float(f"{each.step_s:.2g}"),
+            each.mesh["context"],
+            each.hbm_bytes,
+        ),
     )
 
 
@@ -243,7 +251,7 @@ def analyse(
         target.torus.wraps, target.slices,
     )  # fmt: skip
     stack = of_recipe(recipe, num_ids(recipe))
-    played = play(module, machine, key_blocks(stack))
+    played = play(module, machine, key_blocks(stack, recipe.decoder.attention_block))
     used = sum(compiled[f"{part}_bytes"] for part in ("arguments", "outputs", "temporaries", "program"))
     used -= compiled["aliased_bytes"]
     head = _head(recipe, target, compiled["mesh"], compiled["accumulate"])
@@ -276,9 +284,9 @@ def analyse(
     return answer
 
 
-def key_blocks(stack: Stack) -> int:
+def key_blocks(stack: Stack, block: int) -> int:
     """Blocks of keys that a block of queries meets on average: trips of attention's loops, which follow the data."""
-    return max(1, round(sum(keys / KEY_BLOCK + 0.5 for keys in stack.keys) / len(stack.keys)))
+    return max(1, round(sum(keys / block + 0.5 for keys in stack.keys) / len(stack.keys)))
 
 
 def num_megascale(module: hlo.Module) -> int:

@@ -1,11 +1,11 @@
 """What a training step of a decoder costs on a mesh of TPUs, by formulas: to choose a mesh before it is compiled.
 
 The scaling book's model (Austin et al. 2025, "How to Scale Your Model", chapters 3 and 5). Weights are kept in pieces
-over `fsdp`, `context` and `tensor`, and gathered in bfloat16 over the first two; gradients are summed the other way
-(Rajbhandari et al. 2020, arXiv 1910.02054). Both run beside the compute of the layers around: of a layer's pass the
-longer of the two counts. Activations are gathered and summed over `tensor`, twice a block (Korthikanti et al. 2022,
-arXiv 2205.05198), and nothing runs beside that: what follows needs them. Gradients cross the data-centre network once a
-step, after the backward pass.
+over `fsdp`, `context` and `tensor`, and gathered in bfloat16 over `context` and then over `fsdp`; gradients are summed
+the other way (Rajbhandari et al. 2020, arXiv 1910.02054). Both run beside the compute of the layers around: of a
+layer's pass the longer of the two counts. Activations are gathered and summed over `tensor`, twice a block (Korthikanti
+et al. 2022, arXiv 2205.05198), and nothing runs beside that: what follows needs them. Gradients cross the data-centre
+network once a step, after the backward pass.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ NETWORK_SHARE = 0.5  # of the data-centre network's bandwidth that sums over sli
 RECOMPUTED = {"none": 0.0, "dots": 0.0, "attended": 1.0, "full": 1.0}  # forward passes done again in the backward pass
 SAVED = {"none": 16, "dots": 8, "attended": 2, "full": 1}  # arrays as wide as the model that a layer keeps
 ACTIVATION_PASSES = 8  # times that each of a layer's activations goes through main memory, forward; measured on none
+ROWS = 16  # of a key's or value's gradient on a device while slices are added: with 4 the compiler divides by zero
 STATE_BYTES = 3 * FULL  # of a parameter: itself, its momentum, its gradient
 
 
@@ -91,7 +92,9 @@ def estimate(stack: Stack, positions: int, machine: Machine, remat: str, accumul
     sides = 3 * stack.width + 2 * stack.head_dim * (stack.num_heads + stack.num_kv_heads) + 3 * stack.mlp_width
     memory_s = HALF * ACTIVATION_PASSES / 3 * sides * a_chip / (chip.hbm_bandwidth)
     one = [(layer_flops + each) / (MXU_SHARE * chip.peak_flops) + memory_s for each in attention]
-    gather = seconds("all-gather", HALF * stack.layer_params / mesh["tensor"], _rings(machine, "fsdp", "context"))
+    used = HALF * stack.layer_params / mesh["tensor"]
+    gather = seconds("all-gather", used / mesh["fsdp"], _rings(machine, "context"))
+    gather += seconds("all-gather", used, _rings(machine, "fsdp"))
     blocks = HALF * a_chip * mesh["tensor"] * stack.width
     across = 4 * seconds("all-gather", blocks, _rings(machine, "tensor")) if mesh["tensor"] > 1 else 0.0
     again = RECOMPUTED[remat]
@@ -107,7 +110,7 @@ def estimate(stack: Stack, positions: int, machine: Machine, remat: str, accumul
     useful = stack.flops_a_position() * a_chip
     kept = stack.num_params / len(machine.places) * STATE_BYTES
     saved = HALF * stack.num_layers * stack.width * a_chip / accumulate * SAVED[remat]
-    hbm = kept + saved + 4 * HALF * stack.layer_params / mesh["tensor"] / 3
+    hbm = kept + saved + 4 * used / 3
     return Estimate(
         dict(mesh), accumulate, step_s, compute_s, step_s - compute_s, useful / (step_s * chip.peak_flops), hbm
     )
@@ -125,6 +128,11 @@ def row_major(torus: Slice, num_slices: int, mesh: Mapping[str, int]) -> Machine
     sides = torus.shape
     places = np.stack(np.unravel_index(np.arange(torus.num_chips), sides[::-1]), -1)[:, ::-1]
     return Machine(torus.chip, mesh, places, sides, torus.wraps, num_slices)
+
+
+def is_fine(mesh: Mapping[str, int], recipe: Recipe) -> bool:
+    """Whether the key's and value's gradients, added over slices, stand in pieces too fine for the TPU compiler."""
+    return recipe.decoder.width < ROWS * mesh["fsdp"] * mesh["context"]
 
 
 def meshes(torus: Slice, num_slices: int, recipe: Recipe) -> Iterator[dict[str, int]]:

@@ -13,7 +13,7 @@ from geminid.config import Recipe
 from geminid.model.codec import spread_mean
 from geminid.model.multimodal import Model, Sensed, flat
 from geminid.model.vision import to_float
-from geminid.parallel.sharding import constrain
+from geminid.parallel.sharding import constrain, constrain_answers
 from geminid.tokens.ids import special_names
 from geminid.train import augment
 from geminid.train.pretrain import Loss, Rate, Task, make_task
@@ -42,10 +42,11 @@ def next_id_loss(
     at = batch["answers"]  # the first position of all is never one: it stands for none
     before = constrain(flat(hidden)[jnp.maximum(at - 1, 0)], None, "split")
     targets, weights = batch["ids"].reshape(-1)[at], batch["weights"].reshape(-1)[at]
-    first_code = model.decoder.embedding.shape[0] - model.recipe.codec.num_codes
+    num_ids = model.decoder.embedding.shape[0]
+    first_code = num_ids - model.recipe.codec.num_codes
 
     def scored(before: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        logits = model.decoder.logits(constrain(before, "positions"))
+        logits = model.decoder.logits(constrain_answers(before, num_ids))
         log_z = jax.nn.logsumexp(logits, -1)
         chosen = jnp.take_along_axis(logits, targets[:, None], -1)[:, 0]
         codes, levels = jnp.maximum(targets - first_code, 0), model.recipe.codec.levels

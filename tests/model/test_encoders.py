@@ -8,7 +8,9 @@ import pytest
 from flax import nnx
 
 from geminid.config import AudioConfig, VisionConfig
+from geminid.model import layers
 from geminid.model.audio import AudioEncoder
+from geminid.model.layers import EncoderBlock
 from geminid.model.vision import VisionEncoder, to_float
 from geminid.tokens.ids import IdSpace
 from geminid.tokens.stream import Streamer
@@ -160,3 +162,26 @@ def test_each_clip_has_its_own_answer(hear, mels):
     soft, pooled = map(np.asarray, hear(mels, np.full(5, 32, np.int32)))
     assert min(np.abs(pooled[0] - row).max() for row in pooled[1:]) > 1e-3
     assert min(np.abs(soft[0] - row).max() for row in soft[1:]) > 1e-3
+
+
+# --- many blocks ---
+
+
+def test_scanned_blocks_are_the_same_blocks():
+    """The large recipes' encoders are scanned; one after another gives the same output and gradients."""
+    num = layers.SCANNED
+    blocks = filled(lambda: nnx.List([EncoderBlock(8, 2, rngs=nnx.Rngs(0)) for _ in range(num)]), 0.3, seed=0)
+    x = np.random.default_rng(2).normal(size=(1, 3, 8)).astype(np.float32)
+    graph, weights = nnx.split(blocks)
+
+    def scanned(weights: nnx.State, x: jax.Array) -> jax.Array:
+        return (layers.through(nnx.merge(graph, weights), x) ** 2).sum()
+
+    def unrolled(weights: nnx.State, x: jax.Array) -> jax.Array:
+        for block in nnx.merge(graph, weights):
+            x = block(x)
+        return (x**2).sum()
+
+    assert "scan" in str(jax.make_jaxpr(scanned)(weights, x))
+    got, wanted = (jax.jit(jax.value_and_grad(f))(weights, x) for f in (scanned, unrolled))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, wanted)

@@ -34,10 +34,10 @@ def answer_of(capsys: pytest.CaptureFixture[str], words: str) -> dict:
         ("--slices 0", "--slices is 0; it must be 1 to 64"),
         ("--slices 65", "--slices is 65; it must be 1 to 64"),
         ("--mesh fsdp=100", "the mesh has 1 x 100 = 100 places; 1 x v4:16x16x16 has 4096 chips: make them equal"),
-        ("--mesh fsdp=4096", "256 rows cannot be shared by slice x fsdp = 4096 places"),
+        ("--mesh fsdp=4096", "512 rows cannot be shared by slice x fsdp = 4096 places"),
         (
             "--mesh fsdp=128 --mesh context=32 --accumulate 3",
-            "--accumulate is 3; with this mesh it must be one of [1, 2]",
+            "--accumulate is 3; with this mesh it must be one of [1, 2, 4]",
         ),
         ("--page no/such/page.html", "no/such: no such directory"),
         ("--recipe demo", "no mesh of 4096 chips suits"),
