@@ -6,11 +6,13 @@
 Everyone starts from the same weights, takes the same tokens and makes the same update (`benchmarks/peers/contest.py`):
 the losses of the first four steps are compared, and a difference of more than 1e-4 in the first ends the run. Each
 contender is a process of its own, which waits while the others run; they take turns, and `ratio` is the median over
-turns of the peer's seconds over ours in the same turn, with the smallest and the largest. A peer tries its settings
-first, such as torch.compile or none, and keeps the fastest. `geminid` is the step of the joint stage on rows of text.
+turns of the peer's seconds over ours in the same turn, with the smallest and the largest. `processor_s` is the time of
+all threads of a step, the steadier measure where others use the cores (waiting threads of OpenMP count in it). A peer
+tries its settings first, such as torch.compile or none, and keeps the fastest. `geminid` is the step of the joint stage
+on rows of text.
 
-MFU = tokens/s x (6 N + 12 L H Dh T) / peak (Chowdhery et al. 2022, appendix B). The peak of a GPU is its data sheet's, that
-of a CPU the fastest product of two 2048 x 2048 matrices that any contender reached in this run.
+MFU = tokens/s x (6 N + 12 L H Dh T) / peak (Chowdhery et al. 2022, appendix B). The peak of a GPU is its data sheet's,
+that of a CPU the fastest product of two 2048 x 2048 matrices that any contender reached in this run.
 """
 
 from __future__ import annotations
@@ -50,12 +52,13 @@ GPU_PEAKS = {
 
 @dataclass
 class Runner:
-    """A contender's process. seconds of each turn's steps, rates of its products, FLOP/s."""
+    """A contender's process. seconds, processor_s: of a step in each turn; rates of its products, FLOP/s."""
 
     name: str
     process: subprocess.Popen[str]
     first: dict[str, Any]
     seconds: list[float] = field(default_factory=list)
+    processor_s: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
 
     @classmethod
@@ -72,19 +75,22 @@ class Runner:
             raise SystemExit(f"{name} ended before it was ready:\n{log.read_text()[-3000:]}")
         return cls(name, process, json.loads(line))
 
-    def ask(self, what: str, number: int) -> float:
-        """Seconds."""
+    def ask(self, what: str, number: int) -> tuple[float, float]:
+        """Seconds, and seconds of processor time, of each of `number`."""
         self.process.stdin.write(f"{what} {number}\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"{self.name} ended with exit code {self.process.wait()} in the middle of a turn")
-        return float(line)
+        seconds, processor_s = json.loads(line)
+        return seconds / number, processor_s / number
 
     def turn(self, steps: int) -> None:
-        self.rates.append(PRODUCTS * 2 * SQUARE**3 / self.ask("products", PRODUCTS))
+        self.rates.append(2 * SQUARE**3 / self.ask("products", PRODUCTS)[0])
         self.ask("steps", 1)  # the first after a pause finds cold caches
-        self.seconds.append(self.ask("steps", steps) / steps)
+        seconds, processor_s = self.ask("steps", steps)
+        self.seconds.append(seconds)
+        self.processor_s.append(processor_s)
 
     def end(self) -> None:
         self.process.stdin.close()
@@ -128,7 +134,7 @@ def check_equal(runners: list[Runner], dtype: str) -> None:
     for runner in runners[1:]:
         theirs = runner.first["losses"][0]
         if dtype == "float32" and abs(theirs - ours) > TOLERANCE:
-            raise SystemExit(f"{runner.name} begins with a loss of {theirs:.6f}, {OURS} with {ours:.6f}: not equal work")
+            raise SystemExit(f"{runner.name} begins at loss {theirs:.6f}, {OURS} at {ours:.6f}: not equal work")
 
 
 def row(runner: Runner, ours: Runner, shape: Shape, peak: float) -> dict[str, Any]:
@@ -141,6 +147,7 @@ def row(runner: Runner, ours: Runner, shape: Shape, peak: float) -> dict[str, An
         "mfu": middle * shape.flops_per_token / peak,
         "ratio": statistics.median(ratios),
         "ratio_range": [min(ratios), max(ratios)],
+        "processor_s": statistics.median(runner.processor_s),
         "product_flops": statistics.median(runner.rates),
         "loss_step0": runner.first["losses"][0],
         "losses": runner.first["losses"],
@@ -192,8 +199,8 @@ def table(result: dict[str, Any]) -> str:
         f"{result['num_params'] / 1e6:.1f}M parameters, batch {shape['batch']} x {shape['length']}, {result['dtype']},"
         f" {result['device']}, {result['date']}",
         f"peak {result['peak_flops'] / 1e9:,.0f} GFLOP/s ({result['peak_source']})\n",
-        "| | setting | tokens/s (range) | MFU | ours / theirs (range) | first loss |",
-        "|---|---|---|---|---|---|",
+        "| | setting | tokens/s (range) | MFU | ours / theirs (range) | processor s a step | first loss |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, one in [(OURS, result), *result["peers"].items()]:
         low, high = one["tokens_per_s_range"]
@@ -201,7 +208,7 @@ def table(result: dict[str, Any]) -> str:
         ratio = "" if name == OURS else f"{one['ratio']:.2f} ({least:.2f} to {most:.2f})"
         lines.append(
             f"| {name} ({one['version']}) | {one['setting']} | {one['tokens_per_s']:,.0f} ({low:,.0f} to {high:,.0f}) |"
-            f" {one['mfu']:.1%} | {ratio} | {one['loss_step0']:.6f} |"
+            f" {one['mfu']:.1%} | {ratio} | {one['processor_s']:.3f} | {one['loss_step0']:.6f} |"
         )
     return "\n".join(lines)
 

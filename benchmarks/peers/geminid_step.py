@@ -1,7 +1,7 @@
 """Ours: the step of the joint stage, `geminid.train.joint.joint_task`, on rows of text alone.
 
-All that the stage does is done: places, packing masks, the loss at `answers`, the target's spread over image codes (there
-are four, and none is asked for). Encoders are there and idle, for there is nothing to see or hear.
+All that the stage does is done: places, packing masks, the loss at `answers`, the target's spread over image codes
+(there are four, and none is asked for). Encoders are there and idle, for there is nothing to see or hear.
 """
 
 from __future__ import annotations
@@ -18,9 +18,18 @@ from benchmarks.peers.jax_products import products_of
 from benchmarks.peers.worker import Contender, Spec
 from geminid import recipes
 from geminid.config import (
-    AudioConfig, CodecConfig, DecoderConfig, JointConfig, MixtureConfig, OptimiserConfig, Recipe, StageConfig, VisionConfig,
-)  # fmt: skip
+    AudioConfig,
+    CodecConfig,
+    DecoderConfig,
+    JointConfig,
+    MixtureConfig,
+    OptimiserConfig,
+    Recipe,
+    StageConfig,
+    VisionConfig,
+)
 from geminid.train import joint
+from geminid.train.memory import keep_memory
 
 STEPS = 1_000_000_000  # so that the learning rate stays where it begins
 
@@ -74,7 +83,7 @@ def batch_of(ids: np.ndarray, recipe: Recipe) -> dict[str, np.ndarray]:
 
 
 def decoder_params(weights: dict[str, np.ndarray], shape: Shape) -> dict[str, Any]:
-    """Qwen 3's names and layout -> those of `geminid.model.decoder.Decoder`: layers stacked, [in out], norms less one."""
+    """Qwen 3's names and layout -> those of `geminid.model.decoder.Decoder`: stacked, [in out], norms less one."""
 
     def stacked(name: str) -> np.ndarray:
         return np.stack([weights[f"model.layers.{i}.{name}.weight"] for i in range(shape.num_layers)])
@@ -85,7 +94,7 @@ def decoder_params(weights: dict[str, np.ndarray], shape: Shape) -> dict[str, An
     def scale(name: str) -> dict[str, jax.Array]:
         return {"scale": jnp.asarray(stacked(name) - 1)}
 
-    attention = {name: matrix(f"self_attn.{theirs}_proj") for name, theirs in zip(("q", "k", "v", "out"), "qkvo", strict=True)}
+    attention = {name: matrix(f"self_attn.{name[0]}_proj") for name in ("q", "k", "v", "out")}
     norms = {name: scale(f"self_attn.{name}") for name in ("q_norm", "k_norm")}
     return {
         "embedding": jnp.asarray(weights["model.embed_tokens.weight"]),
@@ -111,6 +120,7 @@ def first_state(spec: Spec) -> tuple[Recipe, Any]:
 
 
 def make(spec: Spec, ids: np.ndarray) -> Contender:
+    keep_memory()  # as `geminid train` does
     recipe, task = first_state(spec)
     key, state = jax.random.key(0), task.state
 

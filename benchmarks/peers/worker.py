@@ -2,9 +2,9 @@
 
     python -m benchmarks.peers.worker NAME SPEC.json
 
-In: a line "steps N" or "products N". Out: a JSON object a line, first {"losses", "setting", "version"}; then seconds for
-each line in. SPEC: {"shape", "update": fields of `contest.Shape` and `contest.Update`, "device": "cpu" | "cuda",
-"dtype", "weights": an .npz of `contest.first_weights`}.
+In: a line "steps N" or "products N". Out: a JSON object a line, first {"losses", "setting", "version"}; then for each
+line in [seconds, seconds of processor time of all its threads]. SPEC: {"shape", "update": fields of `contest.Shape` and
+`contest.Update`, "device": "cpu" | "cuda", "dtype", "weights": an .npz of `contest.first_weights`}.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def main() -> None:
     done = FIRST_LOSSES
     for line in sys.stdin:
         what, number = line.split()
-        begin = time.perf_counter()
+        begin, used = time.perf_counter(), time.process_time()
         if what == "products":
             contender.products(int(number))
         else:
@@ -109,7 +109,7 @@ def main() -> None:
                 contender.step(ids[done % len(ids)])
                 done += 1
             contender.wait()
-        answer(time.perf_counter() - begin)
+        answer([time.perf_counter() - begin, time.process_time() - used])
 
 
 if __name__ == "__main__":
