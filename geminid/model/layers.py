@@ -67,7 +67,7 @@ def turns(positions: Array, head_dim: int, theta: Array | float, stretch: Array 
         is_any = positions.reshape(-1)[0] > jnp.iinfo(positions.dtype).min  # always
         return jax.lax.cond(is_any, made, lambda *_: (none, none), positions, frequency)
 
-    if positions.shape[1] == 1:
+    if positions.shape[1] == 1 or current() is not None:
         return made(positions, frequency)
     return jax.lax.platform_dependent(positions, frequency, cpu=made_once, default=made)
 
