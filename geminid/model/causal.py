@@ -20,15 +20,17 @@ from geminid.model.blockwise import NEVER, Where, sees
 BLOCK = 128  # queries
 
 
-def causal(q: Array, k: Array, v: Array, query: Where, key: Where, window: Array, soft_cap: float | None) -> Array:
+def causal(
+    q: Array, k: Array, v: Array, query: Where, key: Where, window: Array, soft_cap: float | None, block: int = BLOCK
+) -> Array:
     """What `layers.attend` gives under the mask of `blockwise.sees`.
 
-    q [B T H Dh] already scaled; k, v [B S K Dh]; window int []. Where T and S are the same positions, in blocks.
-    Returns [B T H Dh].
+    q [B T H Dh] already scaled; k, v [B S K Dh]; window int []; block: queries of a block, where T and S are the same
+    positions. Returns [B T H Dh].
     """
     batch, length, heads, width = q.shape
     q = q.reshape(batch, length, k.shape[2], -1, width)
-    block = BLOCK if length == k.shape[1] else length
+    block = block if length == k.shape[1] else length
     parts = []
     for begin in range(0, length, block):
         end = min(begin + block, length)
