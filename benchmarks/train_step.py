@@ -40,6 +40,10 @@ from benchmarks.peers.contest import SHAPES, SQUARE, Shape, Update, first_weight
 
 OURS = "geminid"
 PEERS = ("torch", "transformers", "levanter")
+# what `geminid.train.memory` does, for programs that do not
+KEEPING = ":".join(
+    f"glibc.malloc.{name}" for name in ("mmap_max=0", "trim_threshold=2147483647", "top_pad=67108864", "arena_max=1")
+)
 TOLERANCE = 1e-4  # of the first loss, in float32
 PRODUCTS = 3  # of a turn
 # dense bfloat16 and, without sparsity, TF32 or float32 as the frameworks use by default, FLOP/s: NVIDIA's data sheets
@@ -62,13 +66,14 @@ class Runner:
     rates: list[float] = field(default_factory=list)
 
     @classmethod
-    def start(cls, name: str, python: str, spec: Path) -> Runner:
+    def start(cls, name: str, python: str, spec: Path, environment: dict[str, str]) -> Runner:
         command = [python, "-m", "benchmarks.peers.worker", name, str(spec)]
         log = spec.with_name(f"{name}.log")
         with log.open("w") as errors:
             process = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
-            )
+                command, cwd=ROOT, env=os.environ | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=errors, text=True,
+            )  # fmt: skip
         line = process.stdout.readline()
         if not line:
             process.wait()
@@ -166,7 +171,9 @@ def measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     (folder / "spec.json").write_text(json.dumps(said))
     names = [OURS, *options.peers]
     pythons = [python_of(name, options) for name in names]
-    runners = [Runner.start(n, python, folder / "spec.json") for n, python in zip(names, pythons, strict=True)]
+    environment = {"GLIBC_TUNABLES": KEEPING} if options.keep_memory else {}
+    spec = folder / "spec.json"
+    runners = [Runner.start(n, python, spec, environment) for n, python in zip(names, pythons, strict=True)]
     check_equal(runners, options.dtype)
     for _ in range(options.rounds):
         for runner in runners:
@@ -187,6 +194,7 @@ def measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "peak_source": source,
         "dtype": options.dtype,
         "device": device_name,
+        "keep_memory": options.keep_memory,
         "rounds": options.rounds,
         "steps": options.steps,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -221,6 +229,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="steps of a turn that are timed; one more comes before")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the products")
+    parser.add_argument(
+        "--keep-memory", action="store_true", help="the peers' C library keeps freed memory, as ours does"
+    )
     parser.add_argument("--torch-python", default=str(ROOT / ".venv-peers/bin/python"))
     parser.add_argument("--levanter-python", default=str(ROOT / ".venv-levanter/bin/python"))
     parser.add_argument("--json", action="store_true", help="print the JSON object alone")
