@@ -3,6 +3,7 @@
 # bench   how long a training step takes, as ratios
 # lock    write requirements.lock anew                      clean   remove the environment and caches (never runs/)
 # setup-tpu-plan   the TPU compiler, for `geminid plan compile` (large, optional, Linux on x86-64)
+# setup-peers      what benchmarks/train_step.py measures beside us (large, optional)
 
 SHELL := /bin/bash
 VENV := .venv
@@ -13,15 +14,18 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 PYTEST_ARGS ?= -n 2 --dist loadfile -m "not long"
 export PYTHONUTF8 := 1
 
-.PHONY: help setup setup-tpu-plan demo test check bench lock clean
+.PHONY: help setup setup-tpu-plan setup-peers demo test check bench lock clean
 help:
-	@sed -n '1,5s/^# //p' Makefile
+	@sed -n '1,6s/^# //p' Makefile
 
 setup:
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash scripts/setup.sh
 
 setup-tpu-plan: setup
 	@VENV="$(VENV)" bash scripts/setup_tpu_plan.sh
+
+setup-peers: setup
+	@VENV="$(VENV)" bash scripts/setup_peers.sh
 
 demo: setup
 	@$(VENV)/bin/geminid demo
@@ -44,5 +48,5 @@ lock:
 		--generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --no-header --quiet -o requirements.lock
 
 clean:
-	@rm -rf $(VENV) $(VENV)-tpu-plan .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	@rm -rf $(VENV) $(VENV)-tpu-plan $(VENV)-peers $(VENV)-levanter .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	@find geminid tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -146,8 +146,9 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """Muon for matrices and AdamW for the rest, with linear warm-up and cosine decay."""
+    """How parameters move, with linear warm-up and cosine decay."""
 
+    matrices: str = "muon"  # what moves matrices: muon | adamw; AdamW moves the rest
     learning_rate: float = 2e-3
     final_fraction: float = 0.02
     warmup_steps: int = 50

@@ -80,6 +80,7 @@ CHOICES = {
     "decoder.remat": ("none", "full", "attended", "dots"),
     "decoder.dtype": ("float32", "bfloat16"),
 }
+STAGE_CHOICES = {"optimiser.matrices": ("muon", "adamw")}
 MAX_CODES = 32  # a side of a written image, see geminid.tokens.ids
 DRAW_EXTRA = 16  # ids of a drawing's document beside its codes
 
@@ -92,7 +93,8 @@ def check(recipe: Any) -> None:
         if value is not None and not (low <= value <= high and math.isfinite(value)):
             most = f"between {low:g} and {high:g}" if high < _ANY else f"at least {low:g}"
             raise ValueError(f"'{path}' is {value:g}; it must be {most}")
-    for path, known in CHOICES.items():
+    choices = CHOICES | {f"{stage}.{name}": known for stage in STAGES for name, known in STAGE_CHOICES.items()}
+    for path, known in choices.items():
         if (word := field_at(recipe, path)) not in known:
             raise ValueError(f"'{path}' is {word!r}; known: {', '.join(known)}")
     for path, numbers, least in (

@@ -13,7 +13,8 @@ from jax import Array
 
 from geminid.config import DecoderConfig
 from geminid.model.blockwise import ATTENDED, Where, blockwise
-from geminid.model.layers import Attention, GatedMLP, RMSNorm, attend, rotate, times
+from geminid.model.causal import causal
+from geminid.model.layers import Attention, GatedMLP, RMSNorm, attend, rotate, times, turns
 from geminid.parallel.sharding import constrain, gathered_layer, scattered, split_attention
 
 # what the layers keep for the backward pass; the rest is computed again
@@ -85,8 +86,8 @@ class DecoderBlock(nnx.Module):
         normed = constrain(self.norm_attention(x), None, "positions")
         q, k, v = self.attention.project(normed, normed)
         scale = (self.config.query_scalar or self.config.head_dim) ** -0.5
-        q = rotate(q, positions, rotary.theta, rotary.stretch) * scale
-        return q, rotate(k, positions, rotary.theta, rotary.stretch), v
+        sin, cos = turns(positions, self.config.head_dim, rotary.theta, rotary.stretch)
+        return rotate(q, sin, cos) * scale, rotate(k, sin, cos), v
 
     def finish(self, x: Array, q: Array, keys: Array, values: Array, mask: Array) -> Array:
         """The block's output [B T D]: attention over keys and values [B S K Dh] where mask bool [B T S], then MLP."""
@@ -115,13 +116,15 @@ class DecoderBlock(nnx.Module):
         return self.finish(x, q, keys, values, mask & (distance < rotary.window)), (k, v)
 
     def packed(self, x: Array, where: Where, rotary: Rotary) -> Array:
-        """x [B T D] of packed rows, attention in blocks."""
+        """x [B T D] of packed rows."""
         q, k, v = self.project(x, where.positions, rotary)
 
-        def blocks(q: Array, k: Array, v: Array, query: Where, key: Where, window: Array) -> Array:
+        def attention(q: Array, k: Array, v: Array, query: Where, key: Where, window: Array) -> Array:
+            if self.config.attention == "dense":
+                return causal(q, k, v, query, key, window, self.attention.soft_cap)
             return blockwise(q, k, v, query, key, window, self.attention.soft_cap, self.config.attention_block)
 
-        return self.add(x, split_attention(blocks, q, k, v, where, where, rotary.window))
+        return self.add(x, split_attention(attention, q, k, v, where, where, rotary.window))
 
 
 class Decoder(nnx.Module):
@@ -163,7 +166,7 @@ class Decoder(nnx.Module):
         return self._through(layer, x, cache)
 
     def packed(self, x: Array, positions: Array, segments: Array) -> Array:
-        """Hidden states after the last norm of packed rows [B T D], in memory linear in T.
+        """Hidden states after the last norm of packed rows [B T D]; if attention is blockwise, in memory linear in T.
 
         positions, segments int [B T]: each position sees what `geminid.model.blockwise.sees` says.
         """

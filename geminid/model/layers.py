@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from geminid.parallel.sharding import constrain, gathered_block
+from geminid.parallel.sharding import constrain, current, gathered_block
 
 SCANNED = 8  # encoders of so many blocks are scanned: a program of one block, not of forty
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -40,20 +40,41 @@ def dense(d_in: int, d_out: int, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.Para
 def times(x: Array, weight: nnx.Param) -> Array:
     """x [... in] times a weight [in out]: an array, or what knows how it is stored (`geminid.model.matrices`)."""
     value = weight.get_value()
-    return value.times(x) if hasattr(value, "times") else x @ value.astype(x.dtype)
+    if hasattr(value, "times"):
+        return value.times(x)
+    if current() is not None:
+        return x @ value.astype(x.dtype)
+    # in two axes: the weight's gradient sums over one, and XLA's CPU kernels take it without transposing x first
+    return (x.reshape(-1, x.shape[-1]) @ value.astype(x.dtype)).reshape(*x.shape[:-1], -1)
 
 
-def rotate(x: Array, positions: Array, theta: Array | float, stretch: Array | None = None) -> Array:
-    """Rotary position embedding (Su et al. 2021), half-split layout. x: [B T H Dh]; positions: int [B T].
+def turns(positions: Array, head_dim: int, theta: Array | float, stretch: Array | None = None) -> tuple[Array, Array]:
+    """Sine and cosine of rotary positions (Su et al. 2021), float32 [B T 1 Dh/2] each. positions: int [B T].
 
     stretch: positions are divided by it (Chen et al. 2023, arXiv 2306.15595).
     """
-    half = x.shape[-1] // 2
+    half = head_dim // 2
     frequency = jnp.asarray(theta, jnp.float32) ** (-jnp.arange(half, dtype=jnp.float32) / half)
     if stretch is not None:
         frequency = frequency / stretch
-    angle = positions[..., None].astype(jnp.float32) * frequency  # [B T Dh/2]
-    sin, cos = jnp.sin(angle)[:, :, None], jnp.cos(angle)[:, :, None]
+
+    def made(positions: Array, frequency: Array) -> tuple[Array, Array]:
+        angle = positions[:, :, None, None].astype(jnp.float32) * frequency
+        return jnp.sin(angle), jnp.cos(angle)
+
+    def made_once(positions: Array, frequency: Array) -> tuple[Array, Array]:
+        """XLA's CPU compiler makes them again for every head wherever they are read, but not what a branch gives."""
+        none = jnp.zeros((*positions.shape, 1, half), jnp.float32)
+        is_any = positions.reshape(-1)[0] > jnp.iinfo(positions.dtype).min  # always
+        return jax.lax.cond(is_any, made, lambda *_: (none, none), positions, frequency)
+
+    if positions.shape[1] == 1 or current() is not None:
+        return made(positions, frequency)
+    return jax.lax.platform_dependent(positions, frequency, cpu=made_once, default=made)
+
+
+def rotate(x: Array, sin: Array, cos: Array) -> Array:
+    """Rotary position embedding, half-split layout. x: [B T H Dh]; sin, cos: as `turns` gives them."""
     a, b = jnp.split(x.astype(jnp.float32), 2, -1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
 

@@ -137,10 +137,7 @@ class Model(nnx.Module):
         """
         x = self.place(ids, sources, places, self.soft_tokens(sensed))
         x = constrain(self.after(x, shifted(x, positions)), None, "between")
-        if self.recipe.decoder.attention == "blockwise":
-            return self.decoder.packed(x, positions, segments)
-        hidden, _ = self.decoder(x, positions, packed_mask(segments))
-        return hidden
+        return self.decoder.packed(x, positions, segments)
 
     def read(self, ids: Array, sources: Array, places: Array, present: Array, sensed: Sensed) -> tuple[Array, Context]:
         """Reads right-padded prompts, ids, sources, places int and present bool [B T].

@@ -65,9 +65,11 @@ def pin(cores: Sequence[int]) -> None:
 
 
 def prepare(one_core: bool) -> None:
-    """Before the first program: compiled ones are kept."""
+    """Before the first program: compiled ones are kept, and freed memory."""
     from geminid.train.compiled import keep_compiled
+    from geminid.train.memory import keep_memory
 
+    keep_memory()
     keep_compiled("compiled-one-core" if one_core else "compiled", 0.0)
 
 

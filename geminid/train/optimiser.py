@@ -1,4 +1,4 @@
-"""Muon for matrices, AdamW for the rest, with linear warm-up and cosine decay.
+"""Muon for matrices, or AdamW if asked, AdamW for the rest, with linear warm-up and cosine decay.
 
 Muon (Jordan et al. 2024) steps along the nearest orthogonal matrix to the momentum; its steps are scaled as in Liu
 et al. 2025 (arXiv 2502.16982) to the size of Adam's, so that both take the same learning rate.
@@ -25,7 +25,7 @@ def make_optimiser(
 ) -> optax.GradientTransformation:
     """The optimiser of a stage; `rate_of(path)` scales the learning rate of single parameters, 0 holds them.
 
-    Weight decay touches what Muon trains, and nothing else.
+    Weight decay touches matrices and nothing else.
     """
     warmup = min(config.warmup_steps, max(1, steps // 2))
     schedule = optax.warmup_cosine_decay_schedule(
@@ -38,9 +38,13 @@ def make_optimiser(
     def kinds(params: Any) -> Any:
         return jax.tree.map(lambda rate: "learns" if rate else "held", rates(params))
 
-    learn = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        muon(
+    def decayed(params: Any) -> Any:
+        return jax.tree.map(lambda axes: axes is not None, matrices(params), is_leaf=is_axes)
+
+    if config.matrices == "adamw":
+        move = optax.adamw(schedule, config.beta1, config.beta2, weight_decay=config.weight_decay, mask=decayed)
+    else:
+        move = muon(
             schedule,
             beta=config.momentum,
             weight_decay=config.weight_decay,
@@ -48,14 +52,22 @@ def make_optimiser(
             adam_b2=config.beta2,
             muon_weight_dimension_numbers=matrices,
             consistent_rms=STEP_RMS,
-        ),
+        )
+    learn = optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        move,
         optax.stateless(lambda updates, _: jax.tree.map(lambda u, rate: u * rate, updates, rates(updates))),
     )
     return optax.partition({"learns": learn, "held": optax.set_to_zero()}, kinds)
 
 
+def is_axes(leaf: Any) -> bool:
+    """Whether this is a leaf of what `matrices` gives."""
+    return leaf is None or isinstance(leaf, MuonDimensionNumbers)
+
+
 def matrices(params: Any) -> Any:
-    """For each parameter the axes of the matrix it is, or None for AdamW.
+    """For each parameter the axes of the matrix it is, or None where it is none.
 
     The layers of the decoder are stacked, [layers in out]; kernels of convolutions are [places... in out].
     """

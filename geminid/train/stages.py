@@ -196,8 +196,10 @@ def run_lane(
     name = lane[0]
     try:
         from geminid.train.compiled import keep_compiled
+        from geminid.train.memory import keep_memory
         from geminid.train.stage import STAGES, Workshop
 
+        keep_memory()
         keep_compiled("compiled-one-core" if len(cores) == 1 else "compiled")
         for name in lane:
             started, begun = time.time(), time.monotonic()

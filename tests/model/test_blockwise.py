@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from geminid.model.blockwise import NO_KEY, Where, blockwise, reach, sees
+from geminid.model.causal import causal
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -67,12 +68,18 @@ def test_blocks_give_what_the_definition_gives_and_its_gradients(seed, length, b
     def in_blocks(q, k, v):
         return (blockwise(q, k, v, where, where, jnp.asarray(window), cap, block) * weights).sum()
 
+    def with_scores(q, k, v):
+        return (causal(q, k, v, where, where, jnp.asarray(window), cap, block) * weights).sum()
+
     def defined(q, k, v):
         return (attention(q, k, v, mask, cap) * weights).sum()
 
-    got, wanted = (jax.jit(jax.value_and_grad(f, (0, 1, 2)))(q, k, v) for f in (in_blocks, defined))
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+    *got, wanted = (
+        jax.tree.leaves(jax.jit(jax.value_and_grad(f, (0, 1, 2)))(q, k, v)) for f in (in_blocks, with_scores, defined)
+    )
+    for one in got:
+        for a, b in zip(one, wanted, strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
 
 def test_no_visible_pair_is_left_out_and_few_blocks_are_computed():

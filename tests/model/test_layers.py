@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from geminid.model.layers import Attention, EncoderBlock, GatedMLP, RMSNorm, attend, rotate, sinusoid
+from geminid.model.layers import Attention, EncoderBlock, GatedMLP, RMSNorm, attend, rotate, sinusoid, turns
 from tests.helpers import filled
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -16,6 +16,11 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@jax.jit
+def turn(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
+    return rotate(x, *turns(positions, x.shape[-1], theta))
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -61,15 +66,13 @@ def test_rotary_is_a_complex_rotation(theta):
     numbers = x[..., :half].astype(np.complex128) + 1j * x[..., half:]
     angle = positions[:, :, None, None] * theta ** (-np.arange(half) / half)
     turned = numbers * np.exp(1j * angle)
-    got = np.asarray(jax.jit(rotate)(x, positions, theta))
+    got = np.asarray(turn(x, positions, theta))
     np.testing.assert_allclose(got, np.concatenate([turned.real, turned.imag], -1), atol=2e-4)
 
 
 def test_rotary_scores_depend_on_the_distance_alone():
     q, k = normal(1, 5, 2, 16), normal(1, 5, 2, 16, seed=1)
     at, of = np.array([[0, 3, 7, 7, 20]]), np.array([[4, 1, 7, 0, 12]])
-
-    turn = jax.jit(rotate)
 
     def scores(shift: int) -> np.ndarray:
         return np.einsum("bthd,bthd->bth", turn(q, at + shift, 10_000.0), turn(k, of + shift, 10_000.0))

@@ -126,6 +126,28 @@ def test_it_is_muon_and_adamw_with_warm_up_and_cosine():
             assert np.abs(expected[name] - PARAMS[name]).max() > 0.02
 
 
+def test_asked_for_adamw_it_is_that_for_all_and_matrices_decay():
+    """Loshchilov & Hutter 2019, algorithm 2, without Muon and without Nesterov's momentum."""
+    config = dataclasses.replace(CONFIG, matrices="adamw")
+    expected = {name: p.astype(np.float64) for name, p in PARAMS.items()}
+    first, second = ({name: np.zeros_like(p) for name, p in expected.items()} for _ in range(2))
+    for step in range(STEPS):
+        grads = gradients(step)
+        norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in grads.values()))
+        for name, p in expected.items():
+            g = grads[name] * min(1.0, config.clip_norm / norm)
+            first[name] = config.beta1 * first[name] + (1 - config.beta1) * g
+            second[name] = config.beta2 * second[name] + (1 - config.beta2) * g**2
+            mean, square = (
+                first[name] / (1 - config.beta1 ** (step + 1)),
+                second[name] / (1 - config.beta2 ** (step + 1)),
+            )
+            decay = config.weight_decay * p if name in BY_MUON else 0.0
+            expected[name] = p - rate_at(step) * (mean / (np.sqrt(square) + 1e-8) + decay)
+    for name, value in train(PARAMS, [gradients(step) for step in range(STEPS)], config).items():
+        np.testing.assert_allclose(value, expected[name], atol=2e-5, err_msg=name)
+
+
 # --- what Muon is for ---
 
 PLAIN = dataclasses.replace(CONFIG, weight_decay=0.0, clip_norm=1e9, warmup_steps=1)  # step 0 has rate 0, step 1 all

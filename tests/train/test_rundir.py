@@ -24,7 +24,7 @@ def others(value: object) -> tuple[object, ...]:
     if isinstance(value, float):
         return value + 0.1, value / 2
     if isinstance(value, str):
-        return value + "x", "noto", "silu", "dots", "bfloat16", "blockwise"
+        return value + "x", "noto", "silu", "dots", "bfloat16", "adamw", "blockwise"
     if value is None:
         return (3,)
     assert isinstance(value, tuple), value
