@@ -10,8 +10,8 @@ VENV := .venv
 # the first Python on the path that is new enough; `make PYTHON=... setup` chooses another
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
-# two processes, each file of tests in one of them
-PYTEST_ARGS ?= -n 2 --dist loadfile -m "not long"
+# two processes, each file of tests in one of them, in the order of tests/conftest.py
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 export PYTHONUTF8 := 1
 
 .PHONY: help setup setup-tpu-plan setup-peers demo test check bench lock clean

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -122,7 +123,7 @@ class Contender:
         while (line := self.answers.readline()) and line.strip() != "ready":
             pass
         if not line:
-            raise SystemExit(f"{' '.join(command)} ended before it was ready")
+            raise ChildProcessError(f"{' '.join(command)} ended with {self.process.wait(30)} before it was ready")
 
     def seconds(self, new: int) -> float:
         self.asks.write(f"{new}\n")
@@ -174,8 +175,13 @@ def contenders(options: argparse.Namespace, folder: Path) -> dict[str, tuple[str
 
 
 def measured(named: dict[str, tuple[str, str, str]], rows: int) -> dict[str, float]:
-    """Ids a second of each contender."""
-    running = {name: Contender(*how, rows) for name, how in named.items()}
+    """Ids a second of each contender; one that does not start is named on standard error and left out."""
+    running: dict[str, Contender] = {}
+    for name, how in named.items():
+        try:
+            running[name] = Contender(*how, rows)
+        except ChildProcessError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
     seconds: dict[str, list[float]] = {name: [] for name in running}
     for _ in range(ROUNDS):
         for name, contender in running.items():
@@ -204,7 +210,8 @@ def main() -> None:
         speeds = {rows: measured(named, rows) for rows in BATCHES}
 
     def ratio(mine: str, theirs: str) -> float | None:
-        return min(s[mine] / s[theirs] for s in speeds.values()) if theirs in named else None
+        both = [found for found in speeds.values() if mine in found and theirs in found]
+        return min(found[mine] / found[theirs] for found in both) if both else None
 
     result = {
         "tokens_per_s": {f"batch {rows}": found for rows, found in speeds.items()},
@@ -215,7 +222,7 @@ def main() -> None:
     if not options.json:
         print("| ids a second |" + "".join(f" batch {rows} |" for rows in BATCHES) + "\n|---|" + "---|" * len(BATCHES))
         for name in named:
-            print(f"| {name} |" + "".join(f" {speeds[rows][name]:.1f} |" for rows in BATCHES))
+            print(f"| {name} |" + "".join(f" {speeds[rows].get(name, math.nan):.1f} |" for rows in BATCHES))
     print(json.dumps(result))
 
 
