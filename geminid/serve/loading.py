@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import json
 from pathlib import Path
 
 import sentencepiece
 
+from geminid.interop.folder import read_object
 from geminid.interop.weights import TOKENIZER, load_model
 from geminid.model.decoder import Decoder
 from geminid.model.stored import Bits, prepared
@@ -22,7 +22,7 @@ def has_chat_template(folder: Path) -> bool:
     if any((folder / name).is_file() for name in TEMPLATES):
         return True
     config = folder / "tokenizer_config.json"
-    return config.is_file() and "chat_template" in json.loads(config.read_text(encoding="utf-8"))
+    return config.is_file() and "chat_template" in read_object(config)
 
 
 def open_chat(folder: Path, bits: int | None, options: Options, turns: bool | None = None) -> Chat:

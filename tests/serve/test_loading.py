@@ -101,3 +101,5 @@ def test_a_folder_that_cannot_talk_is_one_line(folder, tmp_path, capsys):
     assert "temperature is -1.0" in line("--model", str(folder), "--temperature", "-1")
     (tmp_path / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
     assert "config.json" in line("--model", str(tmp_path))
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    assert "tokenizer_config.json is not JSON" in line("--model", str(tmp_path))
