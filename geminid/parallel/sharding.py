@@ -271,6 +271,8 @@ def as_kept(tree: Any, like: Any) -> Any:
     def back(path: Any, x: Array, like: Array) -> Array:
         if not _is_stacked(path):
             return x
+        # Shardy lays all later uses of what enters a chain of constraints as the last of them says: it enters alone
+        x = jax.lax.optimization_barrier(x)
         x = jax.lax.with_sharding_constraint(x, _whole_layers(x))  # or what came before would be laid as it is kept
         return jax.lax.with_sharding_constraint(x, _specs(path, like.shape, mesh.shape)[0])[: len(like)]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +22,7 @@ COLLECTIVES = (
     "all-gather", "reduce-scatter", "all-reduce", "all-to-all", "ragged-all-to-all", "collective-permute",
     "collective-broadcast",
 )  # fmt: skip
+ASYNC_PARTS = {'"AsyncCollectiveStart"': "start", '"AsyncCollectiveDone"': "done"}
 
 _SHAPE = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{([^{}]*)\})?")
 _HEAD = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*)$")
@@ -98,6 +99,18 @@ class Instruction:
     @property
     def num_bytes(self) -> float:
         return sum(shape.num_bytes for shape in self.shapes)
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One inside a fusion. is_cut: an all-reduce of which each device keeps its piece, which is a reduce-scatter."""
+
+    instruction: Instruction
+    is_cut: bool
+
+    @property
+    def channel(self) -> str:
+        return self.instruction.attribute("channel_id") or self.instruction.name
 
 
 @dataclass(frozen=True)
@@ -380,13 +393,34 @@ def _valid(source: int, kernel: int, result: int, window: Mapping[str, int]) -> 
     return int(inside.sum())
 
 
-def collectives_within(module: Module, instruction: Instruction) -> Sequence[Instruction]:
-    """Collectives inside the computation that a fusion or async-start calls."""
-    found: list[Instruction] = []
-    for role, name in instruction.called.items():
-        if role == "calls":
-            for each in module.computations[name].instructions:
-                if each.opcode.removesuffix("-start") in COLLECTIVES:
-                    found.append(each)
-                found.extend(collectives_within(module, each))
-    return found
+def collective_within(module: Module, instruction: Instruction) -> Collective | None:
+    """The first collective inside the computation that a fusion or async-start calls."""
+    if (name := instruction.called.get("calls")) is None:
+        return None
+    computation = module.computations[name]
+    for each in computation.instructions:
+        if each.opcode.removesuffix("-start") in COLLECTIVES:
+            return Collective(each, each.opcode == "all-reduce" and _is_cut(computation, each))
+        if (found := collective_within(module, each)) is not None:
+            return found
+    return None
+
+
+def _is_cut(computation: Computation, all_reduce: Instruction) -> bool:
+    """Whether each device keeps its own piece alone: the TPU compiler writes a reduce-scatter so."""
+    users = computation.users.get(all_reduce.name, ())
+    return bool(users) and all(user.opcode == "dynamic-slice" for user in users)
+
+
+def fusion_part(module: Module, instruction: Instruction) -> str | None:
+    """ "start", "step" or "done" of a collective that the TPU compiler spreads over several fusions; None: not of one.
+
+    The collective is repeated in each of them, under one channel_id; the steps compute something else beside it.
+    """
+    if instruction.opcode != "fusion":
+        return None
+    name = instruction.called["calls"]
+    target = module.computations[name].root.attribute("custom_call_target")
+    if target in ASYNC_PARTS:
+        return ASYNC_PARTS[target]
+    return "step" if name.startswith("async_collective_fusion") else None

@@ -157,7 +157,7 @@ class _Player:
             self._branch(each, events, zero, weight)
             return None
         if opcode.removesuffix("-start") in hlo.COLLECTIVES:
-            self._collective(computation, each, each, events, zero, weight)
+            self._collective(computation, each, hlo.Collective(each, False), events, zero, weight)
             return None
         if opcode in ("send", "recv"):
             self._send(each, events, zero, weight)
@@ -168,9 +168,12 @@ class _Player:
             duration = each.shapes[0].num_bytes / self.machine.chip.hbm_bandwidth
             self.finish[each.name] = self._hold(("copies",), duration), None
             return None
-        inner = hlo.collectives_within(self.module, each)
-        if inner and opcode in ("fusion", "async-start"):
-            self._collective(computation, each, inner[0], events, zero, weight)
+        inner = hlo.collective_within(self.module, each) if opcode in ("fusion", "async-start") else None
+        part = hlo.fusion_part(self.module, each)
+        if inner is not None and part == "done":
+            return self._finished(inner.channel, weight)
+        if inner is not None and not (part == "step" and inner.channel in self.finish):
+            self._collective(computation, each, inner, events, zero, weight)
             return None
         if opcode in FREE:
             return None
@@ -209,7 +212,7 @@ class _Player:
         return "waiting"
 
     def _collective(
-        self, computation: Computation, each: Instruction, inner: Instruction, events: list[Event], zero: float,
+        self, computation: Computation, each: Instruction, inner: hlo.Collective, events: list[Event], zero: float,
         weight: float,
     ) -> None:  # fmt: skip
         """inner: the collective itself, where `each` is a fusion or wrapper around it."""
@@ -217,15 +220,17 @@ class _Player:
         if key not in self._moves:
             self._moves[key] = self._describe(inner)
         kind, axes, num_bytes, duration, links = self._moves[key]
-        is_async = each.opcode.endswith("-start")
+        is_fused = hlo.fusion_part(self.module, each) == "start"
+        is_async = is_fused or each.opcode.endswith("-start")
         transfer = self.played.transfers.setdefault(key, Transfer(each.name, kind, axes, num_bytes, duration, is_async))
         transfer.count += weight
         until = self._hold(links, duration) if links else self.now
         events.append(Event("links " + "".join(sorted({link[0] for link in links})), each.name,
                             until - duration - zero, until - zero, f"{kind} over {', '.join(axes)}"))  # fmt: skip
         if is_async:
-            self.finish[each.name] = until, transfer
-            self.open[each.name] = transfer
+            started = inner.channel if is_fused else each.name
+            self.finish[started] = until, transfer
+            self.open[started] = transfer
             return
         begin = self.now
         if each.opcode == "fusion":  # compute and collective in one kernel: the longer of the two
@@ -236,9 +241,10 @@ class _Player:
         if self.now > begin:
             events.append(Event("waiting", each.name, begin - zero, self.now - zero, kind))
 
-    def _describe(self, each: Instruction) -> tuple[str, tuple[str, ...], float, float, tuple[str, ...]]:
+    def _describe(self, collective: hlo.Collective) -> tuple[str, tuple[str, ...], float, float, tuple[str, ...]]:
         """Kind, mesh axes, bytes a chip has part in, seconds and links of a collective."""
-        machine, kind = self.machine, each.opcode.removesuffix("-start")
+        machine, each = self.machine, collective.instruction
+        kind = each.opcode.removesuffix("-start")
         is_start = each.opcode.endswith("-start")
         if kind == "collective-permute":
             pairs = hlo.permutation(each)
@@ -254,6 +260,8 @@ class _Player:
         num_bytes = sum(arrays)
         if kind in ("reduce-scatter", "all-to-all"):
             num_bytes *= groups.shape[1]
+        if collective.is_cut:
+            kind = "reduce-scatter"
         rings = machine.rings(groups[0])
         links = tuple(ring.axis + sign for ring in rings for sign in "+-")
         axes = hlo.axes_of(groups, machine.mesh)
@@ -298,6 +306,9 @@ class _Player:
             self.open.pop(name, None)
             until, transfer = self.finish.get("recv of " + name, (self.now, None))
             return self._wait(until if math.isfinite(until) else self.now, transfer, weight)
+        return self._finished(started, weight)
+
+    def _finished(self, started: str, weight: float) -> str | None:
         self.open.pop(started, None)
         until, transfer = self.finish.pop(started, (self.now, None))
         return self._wait(until, transfer, weight)
