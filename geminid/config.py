@@ -153,6 +153,7 @@ class OptimiserConfig:
     final_fraction: float = 0.02
     warmup_steps: int = 50
     momentum: float = 0.95  # Muon's
+    scan_muon: bool = False  # its five products of a matrix as a loop: a smaller program, slower on a CPU
     beta1: float = 0.9  # AdamW's
     beta2: float = 0.98
     weight_decay: float = 0.05

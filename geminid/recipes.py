@@ -78,7 +78,9 @@ def _large(name: str, decoder: DecoderConfig, encoder_layers: int, encoder_width
         decoder, num_kv_heads=1, window=1024, local_per_global=5, rope_theta=1e6, scan_layers=True,
         attention="blockwise", remat="attended", dtype="bfloat16",
     )  # fmt: skip
-    stage = StageConfig(steps=100_000, batch=rows, optimiser=OptimiserConfig(learning_rate=2e-4, warmup_steps=2000))
+    stage = StageConfig(
+        steps=100_000, batch=rows, optimiser=OptimiserConfig(learning_rate=2e-4, warmup_steps=2000, scan_muon=True)
+    )
     return Recipe(
         name=name,
         data=DataConfig(picture_size=256, clip_max_s=30.0, frames=32),

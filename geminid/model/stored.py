@@ -38,6 +38,8 @@ def prepared(decoder: Decoder, bits: Bits, rows: int) -> Unstacked:
         return weight if rows == 1 else Transposed.of(weight)
 
     def table(embedding: Array) -> Table:
-        return ScreenedTable.of(embedding) if bits.embedding is None else QuantisedTable.of(embedding, bits.embedding)
+        if bits.embedding is not None:
+            return QuantisedTable.of(embedding, bits.embedding)
+        return ScreenedTable.of(embedding)
 
     return Unstacked(decoder, store, table)

@@ -26,6 +26,8 @@ import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from geminid.parallel.places import in_boxes
+
 AXES = ("slice", "fsdp", "context", "tensor")  # the last are neighbours
 SHARDS = ("slice", "fsdp")  # over these go the logical shards of a batch
 
@@ -69,8 +71,8 @@ PIECE = 128  # what is not of the decoder's layers is cut into pieces of no fewe
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of all `AXES`; those that `sizes` leaves out have size 1. devices: all there are, unless given.
 
-    The devices of one slice of TPUs stand together on `slice`, in the order of their places, X fastest: the last axis
-    of the mesh lies along X.
+    The devices of one slice of TPUs stand together on `slice`. Those of `tensor` are a box of neighbours, X fastest
+    (`in_boxes`).
     """
     unknown = sorted(set(sizes) - set(AXES))
     if unknown:
@@ -79,12 +81,17 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
     found = list(jax.devices() if devices is None else devices)
     if len(found) != np.prod(shape):
         raise ValueError(f"the mesh {dict(sizes)} has {np.prod(shape)} places; there are {len(found)} devices")
-    return Mesh(np.array(sorted(found, key=_stands)).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    placed = _in_order(found, sizes.get("tensor", 1))
+    return Mesh(np.array(placed).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _stands(device: Any) -> tuple[int, ...]:
-    """A device's slice and place in its torus, Z first; all alike where devices have none."""
-    return getattr(device, "slice_index", 0), *reversed(getattr(device, "coords", None) or ())
+def _in_order(devices: list[Any], neighbours: int) -> list[Any]:
+    """By slice, then by place in its torus; as they come where devices have no place."""
+    places = [getattr(device, "coords", None) for device in devices]
+    if not all(places):
+        return devices
+    ranks = {tuple(at): i for i, at in enumerate(in_boxes(neighbours, np.max(places, 0) + 1).tolist())}
+    return sorted(devices, key=lambda device: (getattr(device, "slice_index", 0), ranks[tuple(device.coords)]))
 
 
 def current() -> Any:

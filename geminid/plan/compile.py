@@ -25,7 +25,7 @@ from geminid.config import Recipe
 from geminid.plan import chips, hlo, mesh, torus
 from geminid.plan.ahead import MISTAKE
 from geminid.plan.checks import has_place
-from geminid.plan.estimate import Estimate, Stack, estimate, is_fine, meshes, of_recipe, row_major
+from geminid.plan.estimate import Estimate, Stack, estimate, in_place, is_fine, meshes, of_recipe
 from geminid.plan.requests import CompileRequest
 from geminid.plan.schedule import MEGASCALE, MXU_SHARE, Machine, Played, play
 from geminid.plan.torus import Slice
@@ -129,7 +129,7 @@ def search(recipe: Recipe, target: Target) -> list[Estimate]:
     stack = of_recipe(recipe, num_ids(recipe))
     positions = recipe.joint.stage.batch * recipe.joint.row_length
     found = [
-        estimate(stack, positions, row_major(target.torus, target.slices, sizes), recipe.decoder.remat, parts)
+        estimate(stack, positions, in_place(target.torus, target.slices, sizes), recipe.decoder.remat, parts)
         for sizes in meshes(target.torus, target.slices, recipe)
         for parts in _divisors(rows_a_place(recipe, {"slice": target.slices, **sizes}))
     ]

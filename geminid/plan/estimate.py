@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from geminid.config import Recipe
+from geminid.parallel.places import in_boxes
 from geminid.plan.collectives import Ring, across_pods_s, seconds
 from geminid.plan.schedule import MXU_SHARE, Machine
 from geminid.plan.torus import Slice
@@ -125,9 +126,12 @@ def _rings(machine: Machine, *axes: str) -> tuple[Ring, ...]:
 
 def row_major(torus: Slice, num_slices: int, mesh: Mapping[str, int]) -> Machine:
     """A mesh laid on a slice as its devices are numbered: X counts fastest, and so does the mesh's last axis."""
-    sides = torus.shape
-    places = np.stack(np.unravel_index(np.arange(torus.num_chips), sides[::-1]), -1)[:, ::-1]
-    return Machine(torus.chip, mesh, places, sides, torus.wraps, num_slices)
+    return Machine(torus.chip, mesh, in_boxes(1, torus.shape), torus.shape, torus.wraps, num_slices)
+
+
+def in_place(torus: Slice, num_slices: int, mesh: Mapping[str, int]) -> Machine:
+    """A mesh laid on a slice as `geminid.parallel.sharding.make_mesh` does."""
+    return Machine(torus.chip, mesh, in_boxes(mesh["tensor"], torus.shape), torus.shape, torus.wraps, num_slices)
 
 
 def is_fine(mesh: Mapping[str, int], recipe: Recipe) -> bool:

@@ -15,6 +15,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from geminid.config import OptimiserConfig
 
+NEWTON_SCHULZ, ROUNDS = (3.4445, -4.7750, 2.0315), 5  # Jordan et al. 2024; optax loops over a coefficient each
 STEP_RMS = 0.2  # of Adam's steps, Liu et al. 2025, section 2.2
 # their rows are ids, places or taps: there is no map to orthogonalise
 TABLES = ("embedding", "words", "caption", "depthwise", "rows", "columns")
@@ -51,6 +52,8 @@ def make_optimiser(
             adam_b1=config.beta1,
             adam_b2=config.beta2,
             muon_weight_dimension_numbers=matrices,
+            ns_coeffs=(NEWTON_SCHULZ,) * ROUNDS if config.scan_muon else NEWTON_SCHULZ,
+            ns_steps=ROUNDS,
             consistent_rms=STEP_RMS,
         )
     learn = optax.chain(
