@@ -204,8 +204,10 @@ class Decoder(nnx.Module):
 
     def logits(self, hidden: Array) -> Array:
         """hidden [... D] -> float32 [... V]."""
-        scores = jnp.einsum(
-            "...d,vd->...v", hidden, self.embedding[...].astype(hidden.dtype), preferred_element_type=jnp.float32
-        )
+        return self.logits_of(hidden, self.embedding[...])
+
+    def logits_of(self, hidden: Array, rows: Array) -> Array:
+        """hidden [... D] and some rows of the embedding [N D] -> float32 [... N]."""
+        scores = jnp.einsum("...d,vd->...v", hidden, rows.astype(hidden.dtype), preferred_element_type=jnp.float32)
         cap = self.config.logit_soft_cap
         return scores if cap is None else cap * jnp.tanh(scores / cap)

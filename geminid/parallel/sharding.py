@@ -314,6 +314,17 @@ def constrain_answers(x: Array, num_ids: int) -> Array:
     return constrain(x, None if ids_are_cut(num_ids, mesh.shape) else "positions")
 
 
+def spread_rows(embedding: Array, begin: int) -> Array | None:
+    """The embedding's rows from `begin` on, shared by all devices that share ids; None without a mesh.
+
+    The last ids stand on few devices: cut out of all logits, their logits would leave these for each chunk.
+    """
+    mesh = current()
+    if mesh is None or (len(embedding) - begin) % _count(ACTIVATIONS["between"], mesh.shape):
+        return None
+    return constrain(embedding[begin:], "between")
+
+
 def split_attention(
     attention: Callable[..., Array], q: Array, k: Array, v: Array, by_query: Any, by_key: Any, *rest: Any
 ) -> Array:

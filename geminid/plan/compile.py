@@ -196,6 +196,7 @@ def run_compiler(
     quiet = {
         "JAX_PLATFORMS": "cpu",  # no TPU is looked for
         "TPU_SKIP_MDS_QUERY": "1",  # nor a cloud's metadata server
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several compilations at once; there is no TPU to be shared
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_ACCELERATOR_TYPE": "v4-8",
         "TF_CPP_MIN_LOG_LEVEL": "3",

@@ -3,9 +3,11 @@
 One stream computes, in the order of the schedule. An instruction takes the longer of its matrix products at the chip's
 peak and its main-memory traffic at the chip's bandwidth (Williams et al. 2009, the roofline). A collective holds the
 links of its group for the time that `geminid.plan.collectives` gives it; an asynchronous one begins when it is started
-and its links are free, and the compute stream waits at its `done` alone. Transfers between slices hold the network of
-the host. What the compute stream waits for links or network is exposed communication. Vector units are not modelled:
-elementwise work costs its memory traffic. Loops whose length depends on data take the trips that the caller expects.
+and its links are free, and the compute stream waits at its `done` alone. One that the compute stream waits for at once
+begins at once: it and what is under way on its links have half of their bandwidth each. Transfers between slices hold
+the network of the host. What the compute stream waits for links or network is exposed communication. Vector units are
+not modelled: elementwise work costs its memory traffic. Loops whose length depends on data take the trips that the
+caller expects.
 """
 
 from __future__ import annotations
@@ -201,6 +203,22 @@ class _Player:
             self.free[name] = begin + duration
         return begin + duration
 
+    def _share(self, links: tuple[str, ...], duration: float) -> float:
+        """When a transfer that begins now ends, at half of the bandwidth while others are under way on its links.
+
+        Those end later by what it takes from them.
+        """
+        left = max(0.0, *(self.free.get(link, 0.0) - self.now for link in links))
+        taken = min(duration, left)
+        delayed = {self.free[link] for link in links if self.free.get(link, 0.0) > self.now}
+        for started, (until, transfer) in self.finish.items():
+            if transfer is not None and until in delayed:
+                self.finish[started] = until + taken, transfer
+        end = self.now + duration + taken
+        for link in links:
+            self.free[link] = max(end, self.free.get(link, 0.0) + taken)
+        return end
+
     def _wait(self, until: float, transfer: Transfer | None, weight: float) -> str | None:
         wait = max(0.0, until - self.now)
         self.now += wait
@@ -224,7 +242,7 @@ class _Player:
         is_async = is_fused or each.opcode.endswith("-start")
         transfer = self.played.transfers.setdefault(key, Transfer(each.name, kind, axes, num_bytes, duration, is_async))
         transfer.count += weight
-        until = self._hold(links, duration) if links else self.now
+        until = (self._hold if is_async else self._share)(links, duration) if links else self.now
         events.append(Event("links " + "".join(sorted({link[0] for link in links})), each.name,
                             until - duration - zero, until - zero, f"{kind} over {', '.join(axes)}"))  # fmt: skip
         if is_async:

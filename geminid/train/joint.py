@@ -13,7 +13,7 @@ from geminid.config import Recipe
 from geminid.model.codec import spread_mean
 from geminid.model.multimodal import Model, Sensed, flat
 from geminid.model.vision import to_float
-from geminid.parallel.sharding import constrain, constrain_answers
+from geminid.parallel.sharding import constrain, constrain_answers, spread_rows
 from geminid.tokens.ids import special_names
 from geminid.train import augment
 from geminid.train.pretrain import Loss, Rate, Task, make_task
@@ -44,13 +44,15 @@ def next_id_loss(
     targets, weights = batch["ids"].reshape(-1)[at], batch["weights"].reshape(-1)[at]
     num_ids = model.decoder.embedding.shape[0]
     first_code = num_ids - model.recipe.codec.num_codes
+    code_rows = spread_rows(model.decoder.embedding[...], first_code)
 
     def scored(before: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         logits = model.decoder.logits(constrain_answers(before, num_ids))
+        code_logits = logits[:, first_code:] if code_rows is None else model.decoder.logits_of(before, code_rows)
         log_z = jax.nn.logsumexp(logits, -1)
         chosen = jnp.take_along_axis(logits, targets[:, None], -1)[:, 0]
         codes, levels = jnp.maximum(targets - first_code, 0), model.recipe.codec.levels
-        around = spread_mean(logits[:, first_code:], codes, levels, model.recipe.joint.code_spread)
+        around = spread_mean(code_logits, codes, levels, model.recipe.joint.code_spread)
         return log_z, chosen, around
 
     log_z, chosen, around = in_chunks(scored, model.recipe.joint.logit_chunk, before, targets)
