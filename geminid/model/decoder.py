@@ -15,7 +15,7 @@ from geminid.config import DecoderConfig
 from geminid.model.blockwise import ATTENDED, Where, blockwise
 from geminid.model.causal import causal
 from geminid.model.layers import Attention, GatedMLP, RMSNorm, attend, rotate, times, turns
-from geminid.parallel.sharding import constrain, gathered_layer, scattered, split_attention
+from geminid.parallel.sharding import constrain, gathered_layer, halves, joined, scattered, split_attention
 
 # what the layers keep for the backward pass; the rest is computed again
 _kept = jax.checkpoint_policies
@@ -101,8 +101,7 @@ class DecoderBlock(nnx.Module):
         """The block's output [B T D] from its input and what attention gave, [B T H Dh]."""
         mixed = scattered(times(mixed.reshape(*x.shape[:2], -1), self.attention.out))
         x = x + (self.post_attention(mixed) if self.config.post_norm else mixed)
-        hidden = self.mlp(constrain(self.norm_mlp(x), None, "positions"))
-        hidden = scattered(hidden)
+        hidden = joined([scattered(self.mlp(constrain(part, None, "positions"))) for part in halves(self.norm_mlp(x))])
         return x + (self.post_mlp(hidden) if self.config.post_norm else hidden)
 
     def __call__(

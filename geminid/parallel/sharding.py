@@ -314,6 +314,31 @@ def constrain_answers(x: Array, num_ids: int) -> Array:
     return constrain(x, None if ids_are_cut(num_ids, mesh.shape) else "positions")
 
 
+def halves(x: Array) -> list[Array]:
+    """Parts of x [B T D], laid as `between`, that each device has as much of: one's communication runs beside the
+    other's compute. x itself without a mesh, or where nothing is communicated."""
+    mesh = current()
+    if mesh is None or mesh.shape["tensor"] == 1:
+        return [x]
+    devices = _count(ACTIVATIONS["between"], mesh.shape)
+    if x.shape[1] % (2 * devices):
+        return [x]
+    pieces = constrain(x.reshape(len(x), devices, 2, -1, x.shape[2]), None, "between")
+    return [constrain(pieces[:, :, i].reshape(len(x), -1, x.shape[2]), None, "between") for i in range(2)]
+
+
+def joined(parts: list[Array]) -> Array:
+    """What `halves` cut."""
+    if len(parts) == 1:
+        return parts[0]
+    mesh = current()
+    assert mesh is not None
+    batch, _, width = parts[0].shape
+    devices = _count(ACTIVATIONS["between"], mesh.shape)
+    pieces = jnp.stack([part.reshape(batch, devices, -1, width) for part in parts], 2)
+    return constrain(constrain(pieces, None, "between").reshape(batch, -1, width), None, "between")
+
+
 def spread_rows(embedding: Array, begin: int) -> Array | None:
     """The embedding's rows from `begin` on, shared by all devices that share ids; None without a mesh.
 
