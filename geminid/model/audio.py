@@ -10,6 +10,7 @@ from jax import Array
 from geminid.config import AudioConfig
 from geminid.model.convolutions import group_norm
 from geminid.model.layers import Attention, GatedMLP, RMSNorm, dense, sinusoid, through
+from geminid.parallel.sharding import each_its_slots
 
 POOL_PARTS = 4  # the global token knows what is said first and what last
 
@@ -89,14 +90,20 @@ class AudioEncoder(nnx.Module):
 
         One state for every 2^convolutions frames. An empty slot counts as one frame, so that its norms are finite.
         """
-        valid = (jnp.arange(mels.shape[1]) < jnp.maximum(num_frames, 1)[:, None])[..., None]
-        x = normalised(mels, valid)
-        residual = iter(self.residual)
-        for down in self.down:
-            x, valid = down(x), valid[:, ::2]
-            x = x * valid
-            for _ in range(self.config.conv_blocks):
-                x = next(residual)(x, valid)
+        graph, weights = nnx.split((self.down, self.residual))
+
+        def stem(weights: nnx.State, mels: Array, num_frames: Array) -> tuple[Array, Array]:
+            downs, residuals = nnx.merge(graph, weights)
+            valid = (jnp.arange(mels.shape[1]) < jnp.maximum(num_frames, 1)[:, None])[..., None]
+            x, residual = normalised(mels, valid), iter(residuals)
+            for down in downs:
+                x, valid = down(x), valid[:, ::2]
+                x = x * valid
+                for _ in range(self.config.conv_blocks):
+                    x = next(residual)(x, valid)
+            return x, valid
+
+        x, valid = each_its_slots(stem, weights, mels, num_frames)
         x = x @ self.inward[...] + 0.5 * sinusoid(x.shape[1], self.config.width)
         keep = valid.astype(x.dtype)
         if self.config.num_layers:

@@ -13,6 +13,7 @@ from jax import Array
 from geminid.config import VisionConfig
 from geminid.model.convolutions import ResidualConv, convolution, fold, group_norm
 from geminid.model.layers import EncoderBlock, dense, sinusoid, through
+from geminid.parallel.sharding import each_its_slots
 
 POOL_GRID = 2  # the global token knows what is up, down, left and right
 FOLD = 2  # pixels a side that become channels: a convolution at full resolution is the slowest part
@@ -50,9 +51,16 @@ class VisionEncoder(nnx.Module):
             raise ValueError(
                 f"picture {pictures.shape[1:3]} is not divisible by the encoder's stride {stride}; resize it"
             )
-        x = jax.nn.gelu(self.inward(fold((1.0 - pictures) / 2.0, FOLD)))  # ink: white paper is 0, as the padding is
-        for down, residual in zip(self.down, self.residual, strict=True):
-            x = residual(down(x))
+        graph, weights = nnx.split((self.inward, self.down, self.residual))
+
+        def stem(weights: nnx.State, pictures: Array) -> Array:
+            inward, downs, residuals = nnx.merge(graph, weights)
+            x = jax.nn.gelu(inward(fold((1.0 - pictures) / 2.0, FOLD)))  # ink: white paper is 0, as the padding is
+            for down, residual in zip(downs, residuals, strict=True):
+                x = residual(down(x))
+            return x
+
+        x = each_its_slots(stem, weights, pictures)
         batch, height, width, channels = x.shape
         if self.config.num_layers:
             x = x + 0.1 * places(height, width, channels)

@@ -296,14 +296,29 @@ def _whole_layers(x: Array) -> PartitionSpec:
     return PartitionSpec("fsdp", *ends)
 
 
-def constrain_slots(x: Array) -> Array:
+def _slots(count: int, mesh: Any) -> PartitionSpec:
     """Pictures or clips [P ...], shared by as many devices as divide their number."""
+    ways = [axes for axes in SLOTS if count % _count(axes, mesh.shape) == 0]
+    return PartitionSpec(max(ways, key=lambda axes: _count(axes, mesh.shape), default=None))
+
+
+def constrain_slots(x: Array) -> Array:
+    """Pictures or clips [P ...], laid as `_slots` says."""
+    mesh = current()
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, _slots(len(x), mesh))
+
+
+def each_its_slots(f: Callable[..., Any], weights: Any, *arrays: Array) -> Any:
+    """f(weights, *arrays), where arrays and what f makes are of pictures or clips, each device its own.
+
+    For convolutions: where a device has those of several rows, the partitioner would give it all of them.
+    """
     mesh = current()
     if mesh is None:
-        return x
-    ways = [axes for axes in SLOTS if len(x) % _count(axes, mesh.shape) == 0]
-    most = max(ways, key=lambda axes: _count(axes, mesh.shape), default=None)
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(most))
+        return f(weights, *arrays)
+    of = _slots(len(arrays[0]), mesh)
+    specs = jax.tree.map(lambda _: PartitionSpec(), weights), *[of for _ in arrays]
+    return jax.shard_map(f, in_specs=specs, out_specs=of, check_vma=False)(weights, *arrays)
 
 
 def constrain_answers(x: Array, num_ids: int) -> Array:
