@@ -43,13 +43,17 @@ MODEL = (
     " of the torus by bytes / bandwidth and 1 us a hop; transfers between slices at 25 GB/s a host; asynchronous ones"
     " run beside compute until their done; attention meets the blocks of keys of documents that fill their rows"
 )
-# asynchronous collectives, fused with the compute that they run beside (as MaxText's TPU configurations set them)
+# asynchronous collectives, fused with the compute that they run beside (names as in MaxText's TPU configurations)
 OPTIONS = {
     "xla_tpu_enable_async_collective_fusion": "true",
     "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
     "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
     "xla_tpu_overlap_compute_collective_tc": "true",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": "true",
+    "xla_tpu_enable_async_collective_fusion_fuse_reduce_scatter": "true",
     "xla_enable_async_all_gather": "true",
+    "xla_enable_async_all_reduce": "true",
+    "xla_enable_async_reduce_scatter_fusion": "true",
 }
 
 
@@ -129,9 +133,12 @@ def search(recipe: Recipe, target: Target) -> list[Estimate]:
     stack = of_recipe(recipe, num_ids(recipe))
     positions = recipe.joint.stage.batch * recipe.joint.row_length
     found = [
-        estimate(stack, positions, in_place(target.torus, target.slices, sizes), recipe.decoder.remat, parts)
+        estimate(
+            stack, positions, in_place(target.torus, target.slices, sizes), recipe.decoder.remat, parts, rows // parts
+        )
         for sizes in meshes(target.torus, target.slices, recipe)
-        for parts in _divisors(rows_a_place(recipe, {"slice": target.slices, **sizes}))
+        for rows in (rows_a_place(recipe, {"slice": target.slices, **sizes}),)
+        for parts in _divisors(rows)
     ]
     room = ROOM * target.torus.chip.hbm_bytes
     return sorted(

@@ -83,8 +83,10 @@ class Estimate:
     hbm_bytes: float
 
 
-def estimate(stack: Stack, positions: int, machine: Machine, remat: str, accumulate: int = 1) -> Estimate:
-    """positions: of the whole batch."""
+def estimate(
+    stack: Stack, positions: int, machine: Machine, remat: str, accumulate: int = 1, rows: int = 2
+) -> Estimate:
+    """positions: of the whole batch; rows: that a place does at a time."""
     mesh, chip = machine.mesh, machine.chip
     num_chips = len(machine.places) * machine.num_slices
     a_chip = positions / num_chips
@@ -97,7 +99,8 @@ def estimate(stack: Stack, positions: int, machine: Machine, remat: str, accumul
     gather = seconds("all-gather", used / mesh["fsdp"], _rings(machine, "context"))
     gather += seconds("all-gather", used, _rings(machine, "fsdp"))
     blocks = HALF * a_chip * mesh["tensor"] * stack.width
-    across = 4 * seconds("all-gather", blocks, _rings(machine, "tensor")) if mesh["tensor"] > 1 else 0.0
+    # of one row alone the TPU compiler sums over `tensor` whole, and then cuts (docs/compile.md)
+    across = (6 if rows == 1 else 4) * seconds("all-gather", blocks, _rings(machine, "tensor"))
     again = RECOMPUTED[remat]
     forward = [max(each, accumulate * gather) + across for each in one]
     backward = [max((2 + again) * each, 2 * accumulate * gather) + (1 + again / 2) * across for each in one]
