@@ -154,8 +154,8 @@ def search(recipe: Recipe, target: Target) -> list[Estimate]:
 
 
 def rows_a_place(recipe: Recipe, sizes: Mapping[str, int]) -> int:
-    """Rows that each place of slice x fsdp has. ValueError when it gets no whole number of them."""
-    places, rows = sizes["slice"] * sizes.get("fsdp", 1), recipe.joint.stage.batch
+    """Rows, or logical shards of several, of each place of slice x fsdp. ValueError when it gets no whole number."""
+    places, rows = sizes["slice"] * sizes.get("fsdp", 1), _with_shards(recipe).joint.shards
     if rows % places:
         raise ValueError(
             f"{rows} rows cannot be shared by slice x fsdp = {places} places; change joint.stage.batch or the mesh"

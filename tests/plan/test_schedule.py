@@ -65,6 +65,69 @@ def test_compute_hides_a_gather_that_is_shorter():
     assert dict(transfer.overlaps) == {"dot": pytest.approx(PRODUCT_S)}
 
 
+FUSED = """
+%start_of (p: bf16[64,4096]) -> bf16[1024,4096] {{
+  %p = bf16[64,4096]{{1,0}} parameter(0)
+  %g = bf16[1024,4096]{{1,0}} all-gather(%p), channel_id=7, {groups}, dimensions={{0}}
+  ROOT %c = bf16[1024,4096]{{1,0}} custom-call(%g), custom_call_target="AsyncCollectiveStart"
+}}
+%async_collective_fusion.1 (p: bf16[64,4096], q: bf16[4096,4096]) -> (bf16[4096,4096], bf16[1024,4096]) {{
+  %p = bf16[64,4096]{{1,0}} parameter(0)
+  %q = bf16[4096,4096]{{1,0}} parameter(1)
+  %d = bf16[4096,4096]{{1,0}} dot(%q, %q), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}
+  %g = bf16[1024,4096]{{1,0}} all-gather(%p), channel_id=7, {groups}, dimensions={{0}}
+  ROOT %t = (bf16[4096,4096]{{1,0}}, bf16[1024,4096]{{1,0}}) tuple(%d, %g)
+}}
+%done_of (p: bf16[64,4096]) -> bf16[1024,4096] {{
+  %p = bf16[64,4096]{{1,0}} parameter(0)
+  %g = bf16[1024,4096]{{1,0}} all-gather(%p), channel_id=7, {groups}, dimensions={{0}}
+  ROOT %c = bf16[1024,4096]{{1,0}} custom-call(%g), custom_call_target="AsyncCollectiveDone"
+}}
+"""
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_a_gather_that_is_spread_over_fusions_is_one(steps):
+    pair = "(bf16[4096,4096]{1,0}, bf16[1024,4096]{1,0})"
+    lines = PARAMETERS + "  %s = bf16[1024,4096]{1,0} fusion(%w), kind=kCustom, calls=%start_of\n"
+    for i in range(steps):
+        lines += f"  %m{i} = {pair} fusion(%w, %x), kind=kOutput, calls=%async_collective_fusion.1\n"
+    lines += "  ROOT %f = bf16[1024,4096]{1,0} fusion(%w), kind=kCustom, calls=%done_of"
+    result = played(lines, others=FUSED.format(groups=PLANE))
+    (transfer,) = result.transfers.values()
+    assert (transfer.count, transfer.is_async, transfer.num_bytes) == (1, True, GATHERED)
+    assert result.step_s == pytest.approx(max(GATHER_S, steps * PRODUCT_S))
+    assert result.exposed_s == pytest.approx(max(0.0, GATHER_S - steps * PRODUCT_S))
+
+
+def test_an_all_reduce_of_which_a_piece_is_kept_is_a_reduce_scatter():
+    fused = f"""
+%cut (p: bf16[1024,4096]) -> bf16[64,4096] {{
+  %p = bf16[1024,4096]{{1,0}} parameter(0)
+  %r = bf16[1024,4096]{{1,0}} all-reduce(%p), channel_id=1, {PLANE}
+  %i = s32[] constant(0)
+  ROOT %s = bf16[64,4096]{{1,0}} dynamic-slice(%r, %i, %i), dynamic_slice_sizes={{64,4096}}
+}}
+"""
+    lines = (
+        "  %g = bf16[1024,4096]{1,0} parameter(0)\n  ROOT %f = bf16[64,4096]{1,0} fusion(%g), kind=kCustom, calls=%cut"
+    )
+    result = played(lines, others=fused)
+    (transfer,) = result.transfers.values()
+    assert (transfer.kind, transfer.num_bytes) == ("reduce-scatter", GATHERED)
+    assert result.step_s == pytest.approx(GATHER_S)
+
+
+def test_what_is_waited_for_at_once_shares_the_links_with_what_is_under_way():
+    """By hand: A, of 2 s alone, is begun; B, of 1 s, is waited for: at half speed it takes 2 s, and A ends at 3 s."""
+    small = f"  %b = bf16[512,4096]{{1,0}} all-gather(%v), channel_id=9, {PLANE}, dimensions={{0}}\n"
+    lines = PARAMETERS + "  %v = bf16[32,4096]{1,0} parameter(2)\n" + START.format(n=1, groups=PLANE) + small
+    result = played(lines + DONE.format(n=1))
+    waits = {each.name: each.exposed_s for each in result.transfers.values()}
+    assert waits["b"] == pytest.approx(GATHER_S)  # its own half of GATHER_S, twice
+    assert result.step_s == pytest.approx(1.5 * GATHER_S)
+
+
 def test_two_gathers_share_a_plane_and_do_not_share_different_axes():
     both = "".join(START.format(n=n, groups=PLANE) for n in (1, 2)) + DONE.format(n=1) + DONE.format(n=2)
     assert played(PARAMETERS + both).step_s == pytest.approx(2 * GATHER_S)
