@@ -9,7 +9,7 @@ from jax import Array
 
 from geminid.config import AudioConfig
 from geminid.model.convolutions import group_norm
-from geminid.model.layers import Attention, GatedMLP, RMSNorm, dense, sinusoid, through
+from geminid.model.layers import Attention, GatedMLP, RMSNorm, blocks_of, dense, sinusoid, through
 from geminid.parallel.sharding import each_its_slots
 
 POOL_PARTS = 4  # the global token knows what is said first and what last
@@ -80,7 +80,7 @@ class AudioEncoder(nnx.Module):
             [ResidualConv1D(b, kernel, rngs=rngs) for _, b in pairs for _ in range(config.conv_blocks)]
         )
         self.inward = dense(config.conv_widths[-1], config.width, rngs)
-        self.blocks = nnx.List([ConformerBlock(config, rngs=rngs) for _ in range(config.num_layers)])
+        self.blocks = blocks_of(lambda rngs: ConformerBlock(config, rngs=rngs), config.num_layers, rngs)
         self.norm = RMSNorm(config.width)
         self.gather = dense(POOL_PARTS * config.width, config.width, rngs)
         self.merge = dense(config.reduction * config.width, config.width, rngs)

@@ -14,7 +14,7 @@ from jax import Array
 from geminid.config import DecoderConfig
 from geminid.model.blockwise import ATTENDED, Where, blockwise
 from geminid.model.causal import causal
-from geminid.model.layers import Attention, GatedMLP, RMSNorm, attend, rotate, times, turns
+from geminid.model.layers import Attention, GatedMLP, RMSNorm, attend, rotate, stacked, times, turns
 from geminid.parallel.sharding import constrain, gathered_layer, halves, joined, scattered, split_attention
 
 # what the layers keep for the backward pass; the rest is computed again
@@ -133,13 +133,7 @@ class Decoder(nnx.Module):
         self.config = config
         init = jax.nn.initializers.normal(config.width**-0.5)
         self.embedding = nnx.Param(init(rngs.params(), (num_ids, config.width), jnp.float32))
-
-        @nnx.split_rngs(splits=config.num_layers)
-        @nnx.vmap(in_axes=(0,), out_axes=0)
-        def stack(rngs: nnx.Rngs) -> DecoderBlock:
-            return DecoderBlock(config, rngs=rngs)
-
-        self.layers = stack(rngs)
+        self.layers = stacked(lambda rngs: DecoderBlock(config, rngs=rngs), config.num_layers, rngs)
         self.norm = RMSNorm(config.width, config.norm_epsilon)
 
     def embed(self, ids: Array) -> Array:

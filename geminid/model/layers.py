@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jax import Array
 
 from geminid.parallel.sharding import constrain, current, gathered_block
 
-SCANNED = 8  # encoders of so many blocks are scanned: a program of one block, not of forty
+SCANNED = 8  # from so many blocks on an encoder's are stacked and scanned: a program of one block, not of forty
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "silu": jax.nn.silu,
@@ -181,20 +182,34 @@ class EncoderBlock(nnx.Module):
         return x + self.mlp(self.norm_mlp(x))
 
 
-def through(blocks: nnx.List, x: Array, *rest: Array) -> Array:
-    """x [B T D] through blocks of one kind, each called as block(x, *rest).
+def stacked(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> Any:
+    """One module of the kind that `make` gives, its arrays those of `count` of them: [count ...]."""
 
-    Their weights are arrays of their own, in checkpoints too; from `SCANNED` on they are stacked inside the program.
-    """
-    graph, weights = nnx.split(blocks[0])[0], [nnx.split(block)[1] for block in blocks]
+    @nnx.split_rngs(splits=count)
+    @nnx.vmap(in_axes=(0,), out_axes=0)
+    def made(rngs: nnx.Rngs) -> nnx.Module:
+        return make(rngs)
+
+    return made(rngs)
+
+
+def blocks_of(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> Any:
+    """`count` blocks for `through`: a list, or from `SCANNED` on one whose arrays are stacked, in checkpoints too."""
+    return stacked(make, count, rngs) if count >= SCANNED else nnx.List([make(rngs) for _ in range(count)])
+
+
+def through(blocks: Any, x: Array, *rest: Array) -> Array:
+    """x [B T D] through what `blocks_of` gave, each block called as block(x, *rest)."""
 
     def one(x: Array, weights: nnx.State) -> tuple[Array, None]:
         return nnx.merge(graph, gathered_block(weights))(x, *rest), None
 
-    if len(blocks) >= SCANNED:
-        return jax.lax.scan(one, x, jax.tree.map(lambda *layers: jnp.stack(layers), *weights))[0]
-    for each in weights:
-        x, _ = one(x, each)
+    if not isinstance(blocks, nnx.List):
+        graph, weights = nnx.split(blocks)
+        return jax.lax.scan(one, x, weights)[0]
+    graph = nnx.split(blocks[0])[0]
+    for block in blocks:
+        x, _ = one(x, nnx.split(block)[1])
     return x
 
 

@@ -12,7 +12,7 @@ from jax import Array
 
 from geminid.config import VisionConfig
 from geminid.model.convolutions import ResidualConv, convolution, fold, group_norm
-from geminid.model.layers import EncoderBlock, dense, sinusoid, through
+from geminid.model.layers import EncoderBlock, blocks_of, dense, sinusoid, through
 from geminid.parallel.sharding import each_its_slots
 
 POOL_GRID = 2  # the global token knows what is up, down, left and right
@@ -33,8 +33,8 @@ class VisionEncoder(nnx.Module):
         self.inward = convolution(3 * FOLD**2, widths[0], 3, 1, rngs)
         self.residual = nnx.List([ResidualConv(width, group_norm, rngs=rngs) for width in widths[1:]])
         self.down = nnx.List([convolution(a, b, 3, 2, rngs) for a, b in zip(widths, widths[1:], strict=False)])
-        self.blocks = nnx.List(
-            [EncoderBlock(config.width, config.num_heads, rngs=rngs) for _ in range(config.num_layers)]
+        self.blocks = blocks_of(
+            lambda rngs: EncoderBlock(config.width, config.num_heads, rngs=rngs), config.num_layers, rngs
         )
         self.norm = group_norm(config.width, rngs)
         self.pool = dense(POOL_GRID**2 * config.width, config.width, rngs)

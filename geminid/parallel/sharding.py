@@ -87,10 +87,10 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
 
 def _in_order(devices: list[Any], neighbours: int) -> list[Any]:
     """By slice, then by place in its torus; as they come where devices have no place."""
-    places = [getattr(device, "coords", None) for device in devices]
-    if not all(places):
+    if not all(getattr(device, "coords", None) for device in devices):
         return devices
-    ranks = {tuple(at): i for i, at in enumerate(in_boxes(neighbours, np.max(places, 0) + 1).tolist())}
+    sides = np.array([device.coords for device in devices]).max(0) + 1
+    ranks = {tuple(at): i for i, at in enumerate(in_boxes(neighbours, sides).tolist())}
     return sorted(devices, key=lambda device: (getattr(device, "slice_index", 0), ranks[tuple(device.coords)]))
 
 
@@ -109,6 +109,13 @@ def constrain(x: Array, *names: str | None) -> Array:
 
 def keys_of(path: Any) -> list[str]:
     return [part.key for part in path if isinstance(getattr(part, "key", None), str)]
+
+
+def is_stacked_block(path: Any) -> bool:
+    """Whether it leads to the stacked arrays of an encoder's blocks (`geminid.model.layers.blocks_of`)."""
+    names = [getattr(part, "key", None) for part in path]
+    at = names.index("blocks") if "blocks" in names else len(names)
+    return isinstance(next(iter(names[at + 1 :]), None), str)
 
 
 def _count(axes: Sequence[str], sizes: Mapping[str, int]) -> int:
@@ -158,6 +165,9 @@ def ids_are_cut(num_ids: int, sizes: Mapping[str, int]) -> bool:
 
 def _specs(path: Any, shape: Sequence[int], sizes: Mapping[str, int]) -> tuple[PartitionSpec, PartitionSpec]:
     keys = keys_of(path)
+    if is_stacked_block(path):
+        kept, _ = _other_specs(keys[-1], shape[1:], sizes)
+        return PartitionSpec(None, *kept), PartitionSpec()
     find = _layer_specs if "layers" in keys else _other_specs
     return find(keys[-1] if keys else "", shape, sizes)
 

@@ -14,6 +14,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
 from geminid.config import OptimiserConfig
+from geminid.parallel.sharding import is_stacked_block
 
 NEWTON_SCHULZ, ROUNDS = (3.4445, -4.7750, 2.0315), 5  # Jordan et al. 2024; optax loops over a coefficient each
 STEP_RMS = 0.2  # of Adam's steps, Liu et al. 2025, section 2.2
@@ -72,12 +73,13 @@ def is_axes(leaf: Any) -> bool:
 def matrices(params: Any) -> Any:
     """For each parameter the axes of the matrix it is, or None where it is none.
 
-    The layers of the decoder are stacked, [layers in out]; kernels of convolutions are [places... in out].
+    The layers of the decoder are stacked, [layers in out], as many blocks of an encoder are; kernels of convolutions
+    are [places... in out].
     """
 
     def axes(path: Any, x: jax.Array) -> MuonDimensionNumbers | None:
         name = jax.tree_util.keystr(path)
-        stacked = int("['layers']" in name)
+        stacked = int("['layers']" in name or is_stacked_block(path))
         if x.ndim - stacked < 2 or name.endswith(tuple(f"['{table}']" for table in TABLES)):
             return None
         return MuonDimensionNumbers(tuple(range(stacked, x.ndim - 1)), (x.ndim - 1,))

@@ -170,7 +170,7 @@ def test_each_clip_has_its_own_answer(hear, mels):
 def test_scanned_blocks_are_the_same_blocks():
     """The large recipes' encoders are scanned; one after another gives the same output and gradients."""
     num = layers.SCANNED
-    blocks = filled(lambda: nnx.List([EncoderBlock(8, 2, rngs=nnx.Rngs(0)) for _ in range(num)]), 0.3, seed=0)
+    blocks = filled(lambda: layers.blocks_of(lambda rngs: EncoderBlock(8, 2, rngs=rngs), num, nnx.Rngs(0)), 0.3, seed=0)
     x = np.random.default_rng(2).normal(size=(1, 3, 8)).astype(np.float32)
     graph, weights = nnx.split(blocks)
 
@@ -178,10 +178,11 @@ def test_scanned_blocks_are_the_same_blocks():
         return (layers.through(nnx.merge(graph, weights), x) ** 2).sum()
 
     def unrolled(weights: nnx.State, x: jax.Array) -> jax.Array:
-        for block in nnx.merge(graph, weights):
-            x = block(x)
+        for i in range(num):
+            x = nnx.merge(graph, jax.tree.map(lambda leaf, i=i: leaf[i], weights))(x)
         return (x**2).sum()
 
     assert "scan" in str(jax.make_jaxpr(scanned)(weights, x))
+    assert {len(leaf) for leaf in jax.tree.leaves(weights)} == {num}
     got, wanted = (jax.jit(jax.value_and_grad(f))(weights, x) for f in (scanned, unrolled))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, wanted)

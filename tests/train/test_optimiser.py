@@ -188,6 +188,22 @@ def test_stacked_layers_are_orthogonalised_one_by_one():
     np.testing.assert_allclose(together["layers"]["norm"]["scale"].reshape(-1), flat["odd"], atol=1e-6)
 
 
+def test_stacked_blocks_of_an_encoder_are_too_and_a_list_of_them_is_no_stack():
+    stacked = random(3, 4, 5)
+    together = step_of({"blocks": {"q": stacked, "scale": random(3, 4)}})["blocks"]["q"]
+    listed = step_of({"blocks": {i: {"q": layer} for i, layer in enumerate(stacked)}})["blocks"]
+    for i in range(3):
+        np.testing.assert_allclose(together[i], listed[i]["q"], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 6), (3, 40)])
+def test_as_a_loop_muon_takes_the_same_steps(shape):
+    gradients = [{"layers": {"q": random(2, *shape)}}, {"layers": {"q": -random(2, *shape)[::-1]}}] * 2
+    start = {"layers": {"q": np.zeros((2, *shape), np.float32)}}
+    unrolled, looped = (train(start, gradients, dataclasses.replace(PLAIN, scan_muon=scan)) for scan in (False, True))
+    np.testing.assert_allclose(unrolled["layers"]["q"], looped["layers"]["q"], atol=1e-5)
+
+
 def test_adam_moves_every_number_of_a_table_by_itself():
     """By the same amount each, when every step has the same gradient; Muon does not."""
     tables = {name: random(4, 3) for name in ("embedding", "words", "caption", "depthwise")}
