@@ -49,11 +49,7 @@ OPTIONS = {
     "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
     "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
     "xla_tpu_overlap_compute_collective_tc": "true",
-    "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": "true",
-    "xla_tpu_enable_async_collective_fusion_fuse_reduce_scatter": "true",
     "xla_enable_async_all_gather": "true",
-    "xla_enable_async_all_reduce": "true",
-    "xla_enable_async_reduce_scatter_fusion": "true",
 }
 
 
