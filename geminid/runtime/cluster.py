@@ -166,9 +166,6 @@ class SliceActor:
     async def pieces(self, *args: Any) -> Any:
         return await self._in(self._servers, self._slice.pieces, *args)
 
-    async def take(self, *args: Any) -> None:
-        await self._in(self._servers, self._slice.take, *args)
-
     async def sum_of(self, *args: Any) -> Any:
         return await self._in(self._servers, self._slice.sum_of, *args)
 

@@ -105,10 +105,12 @@ class Controller(Recovery):
         self.phase = Phase.GRADIENTS
         self._since = self.attempt if fresh else self._since
         self.owners = assign(self.policy.num_shards, active, self.owners)
-        for name in active:
-            self._out.append(m.Compute(name, self.attempt, self.committed, self.cursor, self.owners, self._since))
-        most = max(Counter(self.owners).values())
-        self._expect(Waiting.GRADIENTS, active, self.policy.deadlines.shard_s * most)
+        shards: dict[str, list[int]] = {name: [] for name in active}
+        for shard, owner in enumerate(self.owners):
+            shards[owner].append(shard)
+        for name, mine in shards.items():
+            self._out.append(m.Compute(name, self.attempt, self.committed, self.cursor, tuple(mine), self._since))
+        self._expect(Waiting.GRADIENTS, active, self.policy.deadlines.shard_s * max(map(len, shards.values())))
         self._invite(self.committed, active, joiners, standbys[len(joiners) :])
 
     def _invite(self, copy: Copy, active: list[str], joiners: list[str], spare: list[str]) -> None:

@@ -2,8 +2,7 @@
 
 A gradient is BLOCKS blocks. Each owner gets its range of blocks of every shard, checks them against the digests that
 the controller named, adds them in shard order in float32, and serves the sum to everybody. So the bits do not depend on
-how many owners there are. Most pieces travel while gradients are still computed: a slice sends those of a shard before
-it begins with its next one. Those of its last shard, and what did not arrive, are asked for.
+how many owners there are.
 
 Had one of them added wrongly, all would hold the same wrong sum and their states would agree. So each slice adds one
 block of somebody else's range again in every step, another one each time, and all of them where a step is repeated.
@@ -83,44 +82,6 @@ def ranges(owners: Sequence[str]) -> dict[str, tuple[int, int]]:
     return {name: (edges[k], edges[k + 1]) for k, name in enumerate(distinct)}
 
 
-def wanted(owners: Sequence[str], name: str, step: int, checked: bool) -> tuple[Blocks, Blocks]:
-    """What a slice gets of every shard: the blocks that it adds, and one of others' that it adds again."""
-    cut = ranges(owners)
-    mine = cut.get(name, (0, 0))
-    if not checked or len(cut) == 1:
-        return mine, (0, 0)
-    others = [block for block in range(BLOCKS) if not mine[0] <= block < mine[1]]
-    block = others[step % len(others)]
-    return mine, (block, block + 1)
-
-
-def is_intact(header: Header, piece: np.ndarray, begin: int) -> bool:
-    """Whether these blocks have the digests that the header promises."""
-    return not len(piece) or np.array_equal(block_digests(piece), header.blocks[begin : begin + len(piece)])
-
-
-class Inbox:
-    """Pieces of peers' shards that came before they were asked for; of each shard the newest."""
-
-    def __init__(self) -> None:
-        self._came: dict[tuple[Copy, int], tuple[Sequence[Blocks], Header, list[np.ndarray]]] = {}
-
-    def put(self, base: Copy, shard: int, blocks: Sequence[Blocks], header: Header, pieces: list[np.ndarray]) -> None:
-        self._came[base, shard] = blocks, header, pieces
-
-    def get(
-        self, base: Copy, shard: int, blocks: Sequence[Blocks], digest: int
-    ) -> tuple[Header, list[np.ndarray]] | None:
-        """If just these blocks came, of gradients of this digest."""
-        found, header, pieces = self._came.get((base, shard), ((), None, []))
-        return (header, pieces) if header and found == blocks and header.digest() == digest else None
-
-    def forget(self, step: int) -> None:
-        """What came for steps before this one."""
-        for key in [key for key in list(self._came) if key[0].step < step]:
-            self._came.pop(key, None)
-
-
 class Board:
     """Sums that this slice has added, for others to fetch, who may ask before they are there."""
 
@@ -155,21 +116,19 @@ class Exchange:
     own: Mapping[int, tuple[Part, Header]]
     peers: Peers
     board: Board
-    inbox: Inbox
     checked: bool = True
     wary: bool = False
 
     def run(self) -> Sums:
         """PeerFailed names the slice that did not deliver."""
         cut = ranges(self.command.owners)
+        mine = cut.get(self.me, (0, 0))
         tickets = {  # asked for at once: who has not added yet answers when it has
             owner: self.peers.ask(owner, "sum_of", key_of(self.command), self.command.exchange_s)
             for owner in cut
             if owner != self.me
         }
-        mine, again = wanted(self.command.owners, self.me, self.command.base.step, self.checked)
-        if self.wary and again[1]:
-            again = (0, BLOCKS)
+        again = self._added_again(mine) if self.checked and len(cut) > 1 else (0, 0)
         pieces, checks, headers = self._collect(mine, again)
         if self.me in cut:
             self.board.publish(self.command, add(in_order(pieces)))
@@ -188,34 +147,40 @@ class Exchange:
             raise PeerFailed(owner, "it has no sum for this update")
         return total
 
-    def _collect(self, *blocks: Blocks) -> tuple[Pieces, Pieces, dict[int, Header]]:
+    def _collect(self, *wanted: Blocks) -> tuple[Pieces, Pieces, dict[int, Header]]:
         """Two ranges of blocks of every shard, checked, and the headers of all shards."""
-        base, owners, digests = self.command.base, self.command.owners, self.command.digests
-        have = {
-            shard: (header, [part.gradient[begin:end] for begin, end in blocks])
-            for shard, (part, header) in self.own.items()
-        }
-        for shard in range(len(owners)):
-            if shard not in have and (came := self.inbox.get(base, shard, blocks, digests[shard])):
-                have[shard] = came
-        lacking = {owner: [s for s in shards_of(owners, owner) if s not in have] for owner in ranges(owners)}
         asked = {
-            owner: self.peers.ask(owner, "pieces", base, shards, blocks)
-            for owner, shards in lacking.items()
-            if shards and owner != self.me
+            owner: self.peers.ask(owner, "pieces", self.command.base, shards_of(self.command.owners, owner), wanted)
+            for owner in ranges(self.command.owners)
+            if owner != self.me
         }
+        found: list[Pieces] = [
+            {shard: part.gradient[begin:end] for shard, (part, _) in self.own.items()} for begin, end in wanted
+        ]
+        headers = {shard: header for shard, (_, header) in self.own.items()}
         for owner, ticket in asked.items():
-            for shard, (header, given) in ticket.result(self.command.exchange_s).items():
-                have[shard] = header, given
-                for (begin, _), piece in zip(blocks, given, strict=True):
-                    if self.checked and not is_intact(header, piece, begin):
-                        raise PeerFailed(owner, f"blocks of shard {shard} arrived with other bits than were promised")
-        headers = {shard: header for shard, (header, _) in have.items()}
-        for shard, owner in enumerate(owners):
-            if shard not in headers or headers[shard].digest() != digests[shard]:
+            for shard, (headers[shard], given) in ticket.result(self.command.exchange_s).items():
+                for pieces, (begin, _), piece in zip(found, wanted, given, strict=True):
+                    pieces[shard] = piece
+                    self._check_piece(owner, shard, headers[shard], piece, begin)
+        for shard, owner in enumerate(self.command.owners):
+            if shard not in headers or headers[shard].digest() != self.command.digests[shard]:
                 raise PeerFailed(owner, f"it has no gradients of shard {shard} with the digest that was promised")
-        first, second = ({shard: given[k] for shard, (_, given) in have.items()} for k in range(2))
-        return first, second, headers
+        return found[0], found[1], headers
+
+    def _check_piece(self, owner: str, shard: int, header: Header, piece: np.ndarray, begin: int) -> None:
+        if not self.checked or not len(piece):
+            return
+        if not np.array_equal(block_digests(piece), header.blocks[begin : begin + len(piece)]):
+            raise PeerFailed(owner, f"blocks of shard {shard} arrived with other bits than were promised")
+
+    def _added_again(self, mine: Blocks) -> Blocks:
+        """Which blocks this slice adds although others do: one of theirs, that the step chooses, or all."""
+        if self.wary:
+            return 0, BLOCKS
+        others = [block for block in range(BLOCKS) if not mine[0] <= block < mine[1]]
+        block = others[self.command.base.step % len(others)]
+        return block, block + 1
 
     def _check_sums(self, total: np.ndarray, blocks: Blocks, again: np.ndarray) -> None:
         for k, block in enumerate(range(*blocks)):

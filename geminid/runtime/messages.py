@@ -191,20 +191,15 @@ class Report:
 class Compute:
     """`base` is committed: drop older states. Compute the gradients of `shards` at it; answer `Computed`.
 
-    What is at hand for the same base from attempt `since` or later is answered at once. The owners will add: what is
-    done goes to them while the next shard is computed.
+    What is at hand for the same base from attempt `since` or later is answered at once.
     """
 
     slice: str
     attempt: Attempt
     base: Copy
     cursor: int  # logical shard m of this step reads position cursor + m of the data
-    owners: tuple[str, ...]  # by shard
+    shards: tuple[int, ...]
     since: Attempt
-
-    @property
-    def shards(self) -> tuple[int, ...]:
-        return tuple(shard for shard, owner in enumerate(self.owners) if owner == self.slice)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 from geminid.runtime import messages as m
 from geminid.runtime.checkpoints import Checkpoints
 from geminid.runtime.digest import state_digest
-from geminid.runtime.exchange import Blocks, Board, Exchange, Header, Inbox, PeerFailed, Peers, is_intact, wanted
+from geminid.runtime.exchange import Blocks, Board, Exchange, Header, PeerFailed, Peers
 from geminid.runtime.faults import Dropped, Point, Trap, flipped
 from geminid.runtime.messages import Attempt, Copy
 from geminid.runtime.replicas import Place
@@ -52,9 +51,6 @@ class AtHand:
     header: Header
     norm: float
 
-    def pieces(self, ranges: Sequence[Blocks]) -> list[np.ndarray]:
-        return [self.part.gradient[begin:end] for begin, end in ranges]
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -84,7 +80,7 @@ class Slice:
         self.new: Held | None = None  # not committed yet
         self.at_hand: dict[int, AtHand] = {}  # by shard, for `held`
         self.seen = Attempt(-1, 0)
-        self.board, self.inbox = Board(), Inbox()
+        self.board = Board()
         self._wary = False
         self._does: dict[type, Callable[[Any], Answer | None]] = {
             m.Report: self._report,
@@ -130,7 +126,6 @@ class Slice:
         """Whether this committed state is held, after taking it over from `new`."""
         if self.new is not None and self.new.copy == copy:
             self.held, self.new, self.at_hand, self._wary = self.new, None, {}, False
-            self.inbox.forget(copy.step)
         return self.held is not None and self.held.copy == copy
 
     def _commit(self, command: m.Commit) -> None:
@@ -153,8 +148,6 @@ class Slice:
                 if self.seen != command.attempt:
                     return None
                 self._gradient(command.attempt, shard)
-            if shard != command.shards[-1]:
-                self._send(command, shard)
         digests = tuple((shard, self.at_hand[shard].header.digest()) for shard in command.shards)
         suspicious = tuple(shard for shard in command.shards if self._is_suspicious(self.at_hand[shard]))
         return Answer(m.Computed(self.name, command.attempt, digests, suspicious))
@@ -169,15 +162,6 @@ class Slice:
         norm = math.sqrt(float(np.vdot(part.gradient, part.gradient))) / float(part.scalars["weight"])
         self.at_hand[shard] = AtHand(attempt, part, header, norm)
         return self.at_hand[shard]
-
-    def _send(self, command: m.Compute, shard: int) -> None:
-        """To all who will add: they ask for what does not arrive."""
-        made, step = self.at_hand[shard], command.base.step
-        for owner in dict.fromkeys(command.owners):
-            if owner != self.name:
-                blocks = wanted(command.owners, owner, step, self.checking.at(step))
-                with suppress(PeerFailed):
-                    self.peers.ask(owner, "take", command.base, shard, blocks, made.header, made.pieces(blocks))
 
     def _is_suspicious(self, made: AtHand) -> bool:
         assert self.held is not None
@@ -195,7 +179,7 @@ class Slice:
         assert self.held is not None and self.work is not None
         own = {s: (made.part, made.header) for s, made in self.at_hand.items() if command.owners[s] == self.name}
         exchange = Exchange(
-            self.name, command, own, self.peers, self.board, self.inbox, self.checking.at(self.held.step), self._wary
+            self.name, command, own, self.peers, self.board, self.checking.at(self.held.step), self._wary
         )
         try:
             self.trap.spring(Point.EXCHANGE)
@@ -262,16 +246,11 @@ class Slice:
         if self.held is None or self.held.copy != base:
             return {}
         made = {shard: self.at_hand.get(shard) for shard in shards}
-        return {shard: (at.header, at.pieces(ranges)) for shard, at in made.items() if at is not None}
-
-    def take(self, base: Copy, shard: int, blocks: Sequence[Blocks], header: Header, pieces: list[np.ndarray]) -> None:
-        """Pieces of a peer's shard, before they are asked for; not kept if they are late or not what they should be."""
-        if self.held is not None and base.step < self.held.step:
-            return
-        begins = [begin for begin, _ in blocks]
-        if self.checking.at(base.step) and not all(map(is_intact, [header] * len(pieces), pieces, begins)):
-            return
-        self.inbox.put(base, shard, blocks, header, pieces)
+        return {
+            shard: (at.header, [at.part.gradient[begin:end] for begin, end in ranges])
+            for shard, at in made.items()
+            if at is not None
+        }
 
     def sum_of(self, key: Any, timeout_s: float) -> np.ndarray | None:
         """This slice's range of an update's sum, once it is there."""

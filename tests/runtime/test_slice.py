@@ -12,7 +12,6 @@ import pytest
 from geminid.runtime import messages as m
 from geminid.runtime.checkpoints import Checkpoints, found
 from geminid.runtime.exchange import PeerFailed
-from geminid.runtime.faults import flipped
 from geminid.runtime.messages import Attempt, Copy
 from geminid.runtime.requests import Checking
 from geminid.runtime.slice import Answer, Slice
@@ -38,10 +37,7 @@ class Now:
 class Room:
     """Slices that ask each other directly. Sums are there only after the owner has updated: owners go in turn."""
 
-    def __init__(self, names: str, directory: Path, sends: bool = False) -> None:
-        self.sends = sends  # whether what is sent ahead arrives
-        self.spoils = False  # with one bit turned over
-        self.asked: list[tuple[str, list[int]]] = []  # whose pieces were asked for, and of which shards
+    def __init__(self, names: str, directory: Path) -> None:
         self.slices = {
             name: Slice(name, f"device-{name}", Adding(), self, Checkpoints(directory, Adding.names)) for name in names
         }
@@ -50,11 +46,6 @@ class Room:
         there = self.slices.get(peer)
         if there is None:
             return Now(peer, None)
-        if what == "take" and self.sends:
-            *head, pieces = args
-            there.take(*head, [flipped(piece, 0, 0) for piece in pieces] if self.spoils else pieces)
-        if what == "pieces":
-            self.asked.append((peer, list(args[1])))
         if what == "sum_of":
             return Now(peer, lambda: self.sum_of(there, *args))
         return Now(peer, lambda: getattr(there, what)(*args))
@@ -87,7 +78,7 @@ class Room:
         for name, one in self.slices.items():
             mine = tuple(s for s, owner in enumerate(owners) if owner == name)
             if mine:
-                one.hear(command := m.Compute(name, ONCE, base, base.step * SHARDS, tuple(owners), Attempt(0, 0)))
+                one.hear(command := m.Compute(name, ONCE, base, base.step * SHARDS, mine, Attempt(0, 0)))
                 digests.update(one.obey(command).event.digests)
         ordered = tuple(digests[shard] for shard in range(SHARDS))
         updates = {n: m.Update(n, ONCE, base, tuple(owners), ordered, 1.0) for n in self.slices}
@@ -98,7 +89,8 @@ class Room:
         return answers, updates[owners[0]]
 
 
-def run(owners: list[str], room: Room) -> tuple[int, np.ndarray]:
+def run(owners: list[str], directory: Path) -> tuple[int, np.ndarray]:
+    room = Room("abc", directory)
     base = room.begin()
     for assigned in owners:
         answers, _ = room.step(base, assigned)
@@ -117,37 +109,10 @@ def test_whoever_owns_what_the_bits_are_those_of_a_sum_in_shard_order(tmp_path):
         parts = [work.gradient(leaves, step, shard) for shard in range(SHARDS)]
         total = ((parts[0].gradient + parts[1].gradient) + parts[2].gradient) + parts[3].gradient
         leaves = work.update(leaves, total, np.float32(10), np.stack([part.cursor for part in parts]))
-    assigned = (["aaaa", "aaaa"], ["abca", "ccbb"], ["bbbc", "abab"])
-    results = [run(owners, Room("abc", tmp_path, sends)) for owners in assigned for sends in (False, True)]
+    results = [run(owners, tmp_path) for owners in (["aaaa", "aaaa"], ["abca", "ccbb"], ["bbbc", "abab"])]
     assert len({digest for digest, _ in results}) == 1
     for _, got in results:
         assert got.tobytes() == np.asarray(leaves[0]).tobytes()
-
-
-@pytest.mark.parametrize("spoils", [False, True])
-def test_all_shards_but_the_last_of_a_slice_are_there_before_they_are_asked_for(tmp_path, spoils):
-    room = Room("abc", tmp_path, sends=True)
-    room.spoils = spoils
-    base = room.begin()
-    room.step(base, "abaa")  # c owns nothing: what it adds again it asks for
-    assert [of for of in room.asked if of[0] == "a"] == [("a", [0, 2, 3] if spoils else [3]), ("a", [0, 2, 3])]
-    assert [of for of in room.asked if of[0] == "b"] == [("b", [1])] * 2
-
-
-def test_of_pieces_that_come_early_the_late_are_dropped_and_others_kept(tmp_path):
-    room = Room("ab", tmp_path)
-    base, one = room.begin(), room.slices["b"]
-    answers, _ = room.step(base, "abab")
-    made, blocks = room.slices["a"].at_hand[0], ((16, 32), (0, 1))
-    next_base = Copy(1, answers["b"].event.digest)
-    for step in (base, next_base):  # the second before b has heard of the commit
-        one.take(step, 0, blocks, made.header, made.pieces(blocks))
-    one.obey(m.Commit("b", ONCE, next_base))
-    one.take(base, 0, blocks, made.header, made.pieces(blocks))
-    assert one.inbox.get(base, 0, blocks, made.header.digest()) is None
-    assert one.inbox.get(next_base, 0, blocks, made.header.digest()) is not None
-    assert one.inbox.get(next_base, 0, blocks, made.header.digest() + 1) is None
-    assert one.inbox.get(next_base, 0, ((0, 16), (20, 21)), made.header.digest()) is None
 
 
 def test_gradients_that_are_not_those_promised_are_not_added(tmp_path):
@@ -234,5 +199,5 @@ def test_a_spike_or_a_nan_is_called_suspicious(tmp_path, block):
         return dataclasses.replace(part, gradient=part.gradient * factor)
 
     one.work.gradient = gradient
-    one.hear(command := m.Compute("a", ONCE, base, 0, ("a",) * SHARDS, Attempt(0, 0)))
+    one.hear(command := m.Compute("a", ONCE, base, 0, (0, 1, 2, 3), Attempt(0, 0)))
     assert one.obey(command).event.suspicious[:2] == (1, 2)
