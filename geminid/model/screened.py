@@ -28,7 +28,7 @@ SLACK = 1e-5  # of |row| |hidden|: how far a float32 sum over a row may be from 
 @dataclass(frozen=True)
 class ScreenedTable(Table):
     """weight float32 [V D]; coarse: the same in 8 bits; margins float32 [V]: of a score, where |hidden| is 1; lengths
-    float32 [V]: of the copy's rows."""
+    float32 [V]: of the copy's rows, at most."""
 
     weight: Array
     coarse: Quantised

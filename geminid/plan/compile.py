@@ -153,8 +153,10 @@ def rows_a_place(recipe: Recipe, sizes: Mapping[str, int]) -> int:
     """Rows, or logical shards of several, of each place of slice x fsdp. ValueError when it gets no whole number."""
     places, rows = sizes["slice"] * sizes.get("fsdp", 1), _with_shards(recipe).joint.shards
     if rows % places:
+        whole = rows == recipe.joint.stage.batch
+        what, field = ("rows", "joint.stage.batch") if whole else ("logical shards", "joint.shards")
         raise ValueError(
-            f"{rows} rows cannot be shared by slice x fsdp = {places} places; change joint.stage.batch or the mesh"
+            f"{rows} {what} cannot be shared by slice x fsdp = {places} places; change {field} or the mesh"
         )
     return rows // places
 

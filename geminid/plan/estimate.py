@@ -99,7 +99,7 @@ def estimate(
     gather = seconds("all-gather", used / mesh["fsdp"], _rings(machine, "context"))
     gather += seconds("all-gather", used, _rings(machine, "fsdp"))
     blocks = HALF * a_chip * mesh["tensor"] * stack.width
-    # of one row alone the TPU compiler sums over `tensor` whole, and then cuts (docs/compile.md)
+    # of one row alone the TPU compiler sums over `tensor` whole, and then cuts (docs/log.md)
     across = (6 if rows == 1 else 4) * seconds("all-gather", blocks, _rings(machine, "tensor"))
     again = RECOMPUTED[remat]
     forward = [max(each, accumulate * gather) + across for each in one]
@@ -144,7 +144,8 @@ def is_fine(mesh: Mapping[str, int], recipe: Recipe) -> bool:
 
 def meshes(torus: Slice, num_slices: int, recipe: Recipe) -> Iterator[dict[str, int]]:
     """Every mesh of powers of two that the recipe's rows, heads and positions allow; `fsdp` takes rows."""
-    rows, d = recipe.joint.stage.batch // num_slices, recipe.decoder
+    joint, d = recipe.joint, recipe.decoder
+    rows = (joint.shards if joint.shards > 1 else joint.stage.batch) // num_slices
     powers = [2**i for i in range(int(math.log2(torus.num_chips)) + 1)]
     for tensor, context in itertools.product(powers, powers):
         fsdp, left = divmod(torus.num_chips, tensor * context)

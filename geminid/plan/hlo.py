@@ -413,7 +413,7 @@ def _is_cut(computation: Computation, all_reduce: Instruction) -> bool:
 
 
 def fusion_part(module: Module, instruction: Instruction) -> str | None:
-    """ "start", "step" or "done" of a collective that the TPU compiler spreads over several fusions; None: not of one.
+    """Which part of a collective that the TPU compiler spreads over fusions: start, step or done; None: of none.
 
     The collective is repeated in each of them, under one channel_id; the steps compute something else beside it.
     """

@@ -48,10 +48,10 @@ def next_id_loss(
 
     def scored(before: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         logits = model.decoder.logits(constrain_answers(before, num_ids))
-        code_logits = logits[:, first_code:] if code_rows is None else model.decoder.logits_of(before, code_rows)
         log_z = jax.nn.logsumexp(logits, -1)
         chosen = jnp.take_along_axis(logits, targets[:, None], -1)[:, 0]
         codes, levels = jnp.maximum(targets - first_code, 0), model.recipe.codec.levels
+        code_logits = logits[:, first_code:] if code_rows is None else model.decoder.logits_of(before, code_rows)
         around = spread_mean(code_logits, codes, levels, model.recipe.joint.code_spread)
         return log_z, chosen, around
 
