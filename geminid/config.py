@@ -76,6 +76,7 @@ class VisionConfig:
     num_layers: int = 0  # ViT blocks: on a thousand pictures none learns fastest
     num_heads: int = 4
     soft_grid: int = 1  # soft tokens per side after pooling; one global token is added
+    dtype: str = "float32"  # of the ViT blocks
 
     @property
     def num_soft_tokens(self) -> int:
@@ -98,6 +99,7 @@ class AudioConfig:
     num_heads: int = 4
     conv_kernel: int = 5
     reduction: int = 8  # states of the Conformer pooled into one soft token
+    dtype: str = "float32"  # of the Conformer blocks
 
     @property
     def num_frames(self) -> int:
@@ -140,6 +142,7 @@ class DecoderConfig:
     scan_layers: bool = False  # lax.scan over layers: small programs for deep models
     attention: str = "dense"  # of packed rows: dense (a mask of T x T) | blockwise (memory linear in T)
     attention_block: int = 512  # positions of a block, where attention is blockwise
+    attention_documents: int = 31  # most documents of a row, where attention is blockwise: a GPU's kernel counts on it
     remat: str = "none"  # none | full | attended | dots: what the layers keep for the backward pass, in rising order
     dtype: str = "float32"
 

@@ -87,7 +87,12 @@ def _large(name: str, decoder: DecoderConfig, encoder_layers: int, encoder_width
         text=TextConfig(vocab_size=256_000 - 123),  # with the specials and codes a multiple of 256: devices share ids
         codec=CodecConfig(levels=(8, 8, 8, 6, 5), downsample=8, width=512, num_blocks=6),
         vision=VisionConfig(
-            stem_widths=(128, 256), width=encoder_width, num_layers=encoder_layers, num_heads=16, soft_grid=16
+            stem_widths=(128, 256),
+            width=encoder_width,
+            num_layers=encoder_layers,
+            num_heads=16,
+            soft_grid=16,
+            dtype=shared.dtype,
         ),
         audio=AudioConfig(
             max_s=30.0,
@@ -96,6 +101,7 @@ def _large(name: str, decoder: DecoderConfig, encoder_layers: int, encoder_width
             num_layers=encoder_layers,
             num_heads=16,
             conv_kernel=15,
+            dtype=shared.dtype,
         ),
         decoder=shared,
         codec_stage=stage,

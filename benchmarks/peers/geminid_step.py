@@ -32,13 +32,15 @@ from geminid.train import joint
 from geminid.train.memory import keep_memory
 
 STEPS = 1_000_000_000  # so that the learning rate stays where it begins
+# a document a row; what lies between the products is computed again
+ON_GPU = {"attention": "blockwise", "attention_documents": 1, "remat": "dots"}
 
 
-def recipe_of(shape: Shape, update: Update, dtype: str) -> Recipe:
+def recipe_of(shape: Shape, update: Update, dtype: str, device: str = "cpu") -> Recipe:
     decoder = DecoderConfig(
         num_layers=shape.num_layers, width=shape.width, num_heads=shape.num_heads, num_kv_heads=shape.num_kv_heads,
         head_dim=shape.head_dim, mlp_width=shape.mlp_width, norm_epsilon=EPSILON, rope_theta=THETA, activation="silu",
-        scale_embedding=False, z_loss=0.0, dtype=dtype,
+        scale_embedding=False, z_loss=0.0, dtype=dtype, **(ON_GPU if device == "cuda" else {}),
     )  # fmt: skip
     optimiser = OptimiserConfig(
         matrices="adamw", learning_rate=update.learning_rate, warmup_steps=0, beta1=update.beta1, beta2=update.beta2,
@@ -110,7 +112,7 @@ def decoder_params(weights: dict[str, np.ndarray], shape: Shape) -> dict[str, An
 
 def first_state(spec: Spec) -> tuple[Recipe, Any]:
     """The recipe, and the joint stage's task with the weights of the contest."""
-    recipe = recipe_of(spec.shape, spec.update, spec.dtype)
+    recipe = recipe_of(spec.shape, spec.update, spec.dtype, spec.device)
     task = joint.joint_task(recipe, joint.make_model(recipe, spec.shape.num_ids))
     params = task.state["params"]
     params["decoder"] = jax.tree.map(
@@ -132,4 +134,5 @@ def make(spec: Spec, ids: np.ndarray) -> Contender:
     def wait() -> None:
         jax.block_until_ready(state)
 
-    return Contender(step, wait, products_of(spec.dtype), "as it comes", f"jax {jax.__version__}")
+    setting = ", ".join(f"{k}={v}" for k, v in ON_GPU.items()) if spec.device == "cuda" else "as it comes"
+    return Contender(step, wait, products_of(spec.dtype), setting, f"jax {jax.__version__}")

@@ -9,6 +9,7 @@ line in [seconds, seconds of processor time of all its threads]. SPEC: {"shape",
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -65,12 +66,13 @@ class Contender:
 
 
 def fastest(makers: dict[str, Callable[[], Contender]], ids: np.ndarray, steps: int = 5) -> str:
-    """The name of the setting with the fastest step, each tried alone."""
+    """The name of the setting with the fastest step, each tried alone; one that does not run is no candidate."""
 
     def seconds(make: Callable[[], Contender]) -> float:
         made = make()
         for i in range(2):
             float(made.step(ids[i % len(ids)]))
+        made.wait()
         taken = []
         for i in range(steps):
             begin = time.perf_counter()
@@ -79,7 +81,15 @@ def fastest(makers: dict[str, Callable[[], Contender]], ids: np.ndarray, steps: 
             taken.append(time.perf_counter() - begin)
         return min(taken)
 
-    tried = {name: seconds(make) for name, make in makers.items()}
+    tried: dict[str, float] = {}
+    for name, make in makers.items():
+        try:
+            tried[name] = seconds(make)
+        except RuntimeError as error:  # a GPU's memory is full, or it has no such kernel
+            print(f"{name}: {str(error).splitlines()[0]}", file=sys.stderr)
+        gc.collect()
+    if not tried:
+        raise SystemExit(f"none of its settings runs: {', '.join(makers)}")
     print({name: f"{taken:.3f} s" for name, taken in tried.items()}, file=sys.stderr)
     return min(tried, key=lambda name: tried[name])
 

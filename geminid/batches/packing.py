@@ -38,6 +38,7 @@ class Shape:
     num_frames: int
     num_mels: int
     answers: int  # positions that carry loss
+    documents: int | None = None  # of a row at most
 
     @classmethod
     def of(cls, recipe: Recipe) -> Shape:
@@ -53,6 +54,7 @@ class Shape:
             recipe.audio.num_frames,
             recipe.audio.num_mels,
             math.ceil(joint.answer_share * joint.stage.batch * joint.row_length),
+            recipe.decoder.attention_documents if recipe.decoder.attention == "blockwise" else None,
         )
 
     def check(self, stream: Stream) -> None:
@@ -84,7 +86,8 @@ class Plan:
         """Puts a stream into the fullest row that has room for it; False if none has, or slots are short."""
         if len(stream.pictures) > self.pictures or len(stream.mels) > self.clips or stream.num_answers > self.answers:
             return False
-        fits = [(room, row) for row, room in enumerate(self.free) if room >= len(stream)]
+        most = math.inf if self.shape.documents is None else self.shape.documents
+        fits = [(room, row) for row, room in enumerate(self.free) if room >= len(stream) and len(self.rows[row]) < most]
         if not fits:
             return False
         _, row = min(fits)

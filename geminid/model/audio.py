@@ -35,12 +35,13 @@ class ConformerBlock(nnx.Module):
 
     def convolve(self, x: Array, valid: Array) -> Array:
         """Depthwise over time by shifts; x [B T D]; valid [B T 1] keeps padding out."""
-        a, gate = jnp.split(x @ self.expand[...], 2, -1)
+        expand, depthwise, contract = (p[...].astype(x.dtype) for p in (self.expand, self.depthwise, self.contract))
+        a, gate = jnp.split(x @ expand, 2, -1)
         x = a * jax.nn.sigmoid(gate) * valid
-        kernel, length = self.depthwise.shape[0], x.shape[1]
+        kernel, length = depthwise.shape[0], x.shape[1]
         padded = jnp.pad(x, ((0, 0), (kernel // 2, kernel - 1 - kernel // 2), (0, 0)))
-        x = jnp.sum(jnp.stack([padded[:, i : i + length] * self.depthwise[i] for i in range(kernel)]), 0)
-        return jax.nn.silu(self.norm_depthwise(x)) @ self.contract[...]
+        x = jnp.sum(jnp.stack([padded[:, i : i + length] * depthwise[i] for i in range(kernel)]), 0)
+        return jax.nn.silu(self.norm_depthwise(x)) @ contract
 
     def __call__(self, x: Array, valid: Array) -> Array:
         x = x + 0.5 * self.first(self.norm_first(x))
@@ -107,7 +108,7 @@ class AudioEncoder(nnx.Module):
         x = x @ self.inward[...] + 0.5 * sinusoid(x.shape[1], self.config.width)
         keep = valid.astype(x.dtype)
         if self.config.num_layers:
-            x = through(self.blocks, x, keep)
+            x = through(self.blocks, *(a.astype(self.config.dtype) for a in (x, keep))).astype(x.dtype)
         return self.norm(x) * keep, valid
 
     def pool(self, x: Array, valid: Array) -> Array:

@@ -14,6 +14,7 @@ from jax import Array
 from geminid.config import DecoderConfig
 from geminid.model.blockwise import ATTENDED, Where, blockwise
 from geminid.model.causal import causal
+from geminid.model.flash import flash, suits
 from geminid.model.layers import Attention, GatedMLP, RMSNorm, attend, rotate, stacked, times, turns
 from geminid.parallel.sharding import constrain, gathered_layer, halves, joined, scattered, split_attention
 
@@ -56,6 +57,23 @@ class Rotary:
             stretch = jnp.array([1.0 if is_local else config.rope_stretch for is_local in local])
         thetas = jnp.array([config.local_rope_theta if is_local else config.rope_theta for is_local in local])
         return cls(jnp.array(windows), thetas, stretch)
+
+
+@jax.custom_vjp
+def scored(hidden: Array, rows: Array) -> Array:
+    """hidden [... D], rows [N D] -> float32 [... N]; the gradient's products are in hidden's dtype too."""
+    return jnp.einsum("...d,vd->...v", hidden, rows.astype(hidden.dtype), preferred_element_type=jnp.float32)
+
+
+def _scored_backward(kept: tuple[Array, Array], d_scores: Array) -> tuple[Array, Array]:
+    hidden, rows = kept
+    d_scores = d_scores.astype(hidden.dtype)
+    d_hidden = jnp.einsum("...v,vd->...d", d_scores, rows.astype(hidden.dtype))
+    d_rows = jnp.einsum("...v,...d->vd", d_scores, hidden, preferred_element_type=jnp.float32)
+    return d_hidden, d_rows.astype(rows.dtype)
+
+
+scored.defvjp(lambda hidden, rows: (scored(hidden, rows), (hidden, rows)), _scored_backward)
 
 
 class DecoderBlock(nnx.Module):
@@ -118,12 +136,22 @@ class DecoderBlock(nnx.Module):
         """x [B T D] of packed rows."""
         q, k, v = self.project(x, where.positions, rotary)
 
-        def attention(q: Array, k: Array, v: Array, query: Where, key: Where, window: Array) -> Array:
-            if self.config.attention == "dense":
-                return causal(q, k, v, query, key, window, self.attention.soft_cap)
-            return blockwise(q, k, v, query, key, window, self.attention.soft_cap, self.config.attention_block)
+        return self.add(x, split_attention(self.see, q, k, v, where, where, rotary.window))
 
-        return self.add(x, split_attention(attention, q, k, v, where, where, rotary.window))
+    def see(self, q: Array, k: Array, v: Array, query: Where, key: Where, window: Array) -> Array:
+        """Attention of packed rows as the recipe asks for it, by the GPU's kernel where there is one: [B T H Dh]."""
+        config, soft_cap = self.config, self.attention.soft_cap
+        if config.attention == "dense":
+            return causal(q, k, v, query, key, window, soft_cap)
+        if not suits(q, k, soft_cap):
+            return blockwise(q, k, v, query, key, window, soft_cap, config.attention_block)
+
+        def within(window: int | None) -> Callable[..., Array]:
+            return lambda q, k, v: flash(q, k, v, key.segments, window, config.attention_documents)
+
+        if config.window is None:
+            return within(None)(q, k, v)
+        return jax.lax.cond(window == config.window, within(config.window), within(None), q, k, v)
 
 
 class Decoder(nnx.Module):
@@ -188,9 +216,10 @@ class Decoder(nnx.Module):
         if config.scan_layers:
             x, new = jax.lax.scan(one, x, inputs)
         else:
+            leaves, tree = jax.tree.flatten(inputs)
             made = []
-            for i in range(config.num_layers):
-                x, given = one(x, jax.tree.map(lambda a, i=i: a[i], inputs))
+            for of_layer in zip(*map(jnp.unstack, leaves), strict=True):
+                x, given = one(x, tree.unflatten(of_layer))
                 made.append(given)
             new = jax.tree.map(lambda *a: jnp.stack(a), *made)
         return self.norm(x), new
@@ -201,6 +230,6 @@ class Decoder(nnx.Module):
 
     def logits_of(self, hidden: Array, rows: Array) -> Array:
         """hidden [... D] and some rows of the embedding [N D] -> float32 [... N]."""
-        scores = jnp.einsum("...d,vd->...v", hidden, rows.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        scores = scored(hidden, rows)
         cap = self.config.logit_soft_cap
         return scores if cap is None else cap * jnp.tanh(scores / cap)

@@ -202,7 +202,7 @@ def through(blocks: Any, x: Array, *rest: Array) -> Array:
     """x [B T D] through what `blocks_of` gave, each block called as block(x, *rest)."""
 
     def one(x: Array, weights: nnx.State) -> tuple[Array, None]:
-        return nnx.merge(graph, gathered_block(weights))(x, *rest), None
+        return nnx.merge(graph, gathered_block(weights, x.dtype))(x, *rest), None
 
     if not isinstance(blocks, nnx.List):
         graph, weights = nnx.split(blocks)

@@ -65,7 +65,7 @@ class VisionEncoder(nnx.Module):
         if self.config.num_layers:
             x = x + 0.1 * places(height, width, channels)
             tokens = x.reshape(batch, height * width, channels)
-            x = through(self.blocks, tokens).reshape(x.shape)
+            x = through(self.blocks, tokens.astype(self.config.dtype)).astype(x.dtype).reshape(x.shape)
         x = jax.nn.gelu(self.norm(x))
         cells = jax.image.resize(x, (batch, grid, grid, channels), "linear").reshape(batch, grid**2, channels)
         quarters = jax.image.resize(x, (batch, POOL_GRID, POOL_GRID, channels), "linear")

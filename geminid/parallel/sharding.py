@@ -246,9 +246,13 @@ def gathered_others(params: Any) -> Any:
     )
 
 
-def gathered_block(weights: Any) -> Any:
-    """The weights of one block of an encoder, ready for use."""
-    return jax.tree_util.tree_map_with_path(_gathered, weights)
+def gathered_block(weights: Any, dtype: Any) -> Any:
+    """The weights of one block of an encoder, ready for use: matrices in `dtype`, so that less is sent."""
+    if current() is None:
+        return weights
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: _gathered(path, x if x.ndim < 2 else x.astype(dtype)), weights
+    )
 
 
 def _gathered(path: Any, x: Array) -> Array:
@@ -259,41 +263,28 @@ def _gathered(path: Any, x: Array) -> Array:
     return _gather(x, kept, used, used)
 
 
-def by_layer(tree: Any) -> Any:
-    """Gradients, moments or parameters: the decoder's stacked matrices laid by layers over `fsdp`.
+def where_layers_are_whole(
+    f: Callable[[Array], Array], path: Any, x: Array, after: Array | None
+) -> tuple[Array, Array | None]:
+    """f(x) of a parameter's gradient or moment, and what the next call is to wait for.
 
-    For what multiplies a matrix by itself along its longer side, as Muon does: laid as they are kept, it would gather
-    all of them. Layers of zeros fill the last devices. Inside a layer the longer side is cut, the last of equal ones.
+    The decoder's stacked matrices [L in out] are laid by layers over `fsdp` for it, when `after` is there. For what
+    multiplies a matrix by itself along its longer side, as Muon does: laid as they are kept, it would gather all of
+    them. Layers of zeros fill the last devices. Inside a layer the longer side is cut, the last of equal ones.
     """
     mesh = current()
-    if mesh is None:
-        return tree
-
-    def laid(path: Any, x: Array) -> Array:
-        if not _is_stacked(path):
-            return x
-        kept = _specs(path, x.shape, mesh.shape)[0]
-        filled = jnp.pad(x, ((0, -len(x) % mesh.shape["fsdp"]), (0, 0), (0, 0)))
-        return jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(filled, kept), _whole_layers(x))
-
-    return jax.tree_util.tree_map_with_path(laid, tree)
-
-
-def as_kept(tree: Any, like: Any) -> Any:
-    """What was computed from arrays that `by_layer` gave, laid as `like` is kept."""
-    mesh = current()
-    if mesh is None:
-        return tree
-
-    def back(path: Any, x: Array, like: Array) -> Array:
-        if not _is_stacked(path):
-            return x
-        # Shardy lays all later uses of what enters a chain of constraints as the last of them says: it enters alone
-        x = jax.lax.optimization_barrier(x)
-        x = jax.lax.with_sharding_constraint(x, _whole_layers(x))  # or what came before would be laid as it is kept
-        return jax.lax.with_sharding_constraint(x, _specs(path, like.shape, mesh.shape)[0])[: len(like)]
-
-    return jax.tree_util.tree_map_with_path(back, tree, like)
+    if mesh is None or not _is_stacked(path):
+        return f(x), after
+    kept, whole, count = _specs(path, x.shape, mesh.shape)[0], _whole_layers(x), len(x)
+    if after is not None:
+        x, _ = jax.lax.optimization_barrier((x, after))
+    x = jnp.pad(x, ((0, -count % mesh.shape["fsdp"]), (0, 0), (0, 0)))
+    x = f(jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(x, kept), whole))
+    # Shardy lays all later uses of what enters a chain of constraints as the last of them says: it enters alone
+    x = jax.lax.optimization_barrier(x)
+    x = jax.lax.with_sharding_constraint(x, whole)  # or what came before would be laid as it is kept
+    x = jax.lax.with_sharding_constraint(x, kept)[:count]
+    return x, x
 
 
 def _is_stacked(path: Any) -> bool:

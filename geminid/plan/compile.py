@@ -162,7 +162,7 @@ def rows_a_place(recipe: Recipe, sizes: Mapping[str, int]) -> int:
 
 
 def _divisors(count: int) -> list[int]:
-    return [2**i for i in range(count.bit_length()) if count % 2**i == 0]
+    return [each for each in range(1, count + 1) if count % each == 0]
 
 
 def _row(each: Estimate) -> dict[str, Any]:

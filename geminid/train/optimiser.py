@@ -6,15 +6,20 @@ et al. 2025 (arXiv 2502.16982) to the size of Adam's, so that both take the same
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
-from optax.contrib import MuonDimensionNumbers, muon
+from jax import Array
+from optax.contrib import MuonDimensionNumbers
+from optax.contrib._muon import orthogonalize_via_newton_schulz
 
 from geminid.config import OptimiserConfig
-from geminid.parallel.sharding import is_stacked_block
+from geminid.parallel.sharding import is_stacked_block, where_layers_are_whole
 
 NEWTON_SCHULZ, ROUNDS = (3.4445, -4.7750, 2.0315), 5  # Jordan et al. 2024; optax loops over a coefficient each
 STEP_RMS = 0.2  # of Adam's steps, Liu et al. 2025, section 2.2
@@ -46,23 +51,68 @@ def make_optimiser(
     if config.matrices == "adamw":
         move = optax.adamw(schedule, config.beta1, config.beta2, weight_decay=config.weight_decay, mask=decayed)
     else:
-        move = muon(
-            schedule,
-            beta=config.momentum,
-            weight_decay=config.weight_decay,
-            adam_b1=config.beta1,
-            adam_b2=config.beta2,
-            muon_weight_dimension_numbers=matrices,
-            ns_coeffs=(NEWTON_SCHULZ,) * ROUNDS if config.scan_muon else NEWTON_SCHULZ,
-            ns_steps=ROUNDS,
-            consistent_rms=STEP_RMS,
+        along = optax.chain(
+            momentum(config.momentum),
+            orthogonal(config.scan_muon),
+            optax.add_decayed_weights(config.weight_decay),
+            optax.scale_by_learning_rate(schedule),
         )
+        others = optax.adamw(schedule, config.beta1, config.beta2, weight_decay=0.0, nesterov=True)
+        move = optax.partition({True: along, False: others}, decayed)
     learn = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         move,
         optax.stateless(lambda updates, _: jax.tree.map(lambda u, rate: u * rate, updates, rates(updates))),
     )
     return optax.partition({"learns": learn, "held": optax.set_to_zero()}, kinds)
+
+
+class Momentum(NamedTuple):
+    """Steps done, int32, and the mean gradients of late."""
+
+    count: Any
+    mean: Any
+
+
+def momentum(beta: float) -> optax.GradientTransformation:
+    """Nesterov's, of gradients whose mean is corrected for its beginning at 0 (Dozat 2016), as in optax's Muon."""
+
+    def init(params: Any) -> Momentum:
+        return Momentum(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Momentum]:
+        mean, count = optax.tree.update_moment(updates, state.mean, beta, 1), optax.safe_increment(state.count)
+        ahead = optax.tree.bias_correction(mean, beta, optax.safe_increment(count))
+        now = optax.tree.bias_correction(updates, beta, count)
+        return jax.tree.map(lambda m, g: beta * m + (1 - beta) * g, ahead, now), Momentum(count, mean)
+
+    return optax.GradientTransformation(init, update)
+
+
+def orthogonal(scan: bool) -> optax.GradientTransformation:
+    """The nearest orthogonal matrix of each, times what makes its entries as large as Adam's steps.
+
+    Of the decoder's matrices one is done after another: each takes as much memory as the gradients of many.
+    """
+    coefficients = np.asarray((NEWTON_SCHULZ,) * ROUNDS if scan else NEWTON_SCHULZ, np.float32)
+
+    def update(updates: Any, _: Any = None) -> Any:
+        done: Array | None = None
+
+        def one(path: Any, x: Array, axes: MuonDimensionNumbers) -> Array:
+            nonlocal done
+            fan_in, fan_out = (math.prod(x.shape[axis] for axis in side) for side in axes)  # type: ignore[not-iterable]
+
+            def step(x: Array) -> Array:
+                nearest = orthogonalize_via_newton_schulz(x, jnp.asarray(coefficients), ROUNDS, dimension_numbers=axes)
+                return jnp.sqrt(jnp.maximum(fan_in, fan_out)) * STEP_RMS * nearest
+
+            x, done = where_layers_are_whole(step, path, x, done)
+            return x
+
+        return jax.tree_util.tree_map_with_path(one, updates, matrices(updates))
+
+    return optax.stateless(update)
 
 
 def is_axes(leaf: Any) -> bool:

@@ -19,7 +19,7 @@ from flax import nnx
 
 from geminid.batches.packing import Batch
 from geminid.config import StageConfig
-from geminid.parallel.sharding import as_kept, by_layer, gathered_others
+from geminid.parallel.sharding import gathered_others
 from geminid.train.loop import State
 from geminid.train.optimiser import make_optimiser
 from geminid.train.params import params_of
@@ -95,8 +95,7 @@ def make_sharded_task(
 
     def apply(state: State, mean: Sequence[jax.Array]) -> State:
         gradient = filled(jax.tree.map(jnp.zeros_like, state["params"]), learns, mean)
-        updates, moments = optimiser.update(by_layer(gradient), by_layer(state["optimiser"]), by_layer(state["params"]))
-        updates, moments = as_kept(updates, state["params"]), as_kept(moments, state["optimiser"])
+        updates, moments = optimiser.update(gradient, state["optimiser"], state["params"])
         return {"params": optax.apply_updates(state["params"], updates), "optimiser": moments}
 
     def first(params: Any) -> State:
