@@ -69,14 +69,21 @@ def demo_fast() -> Recipe:
     )
 
 
-def _large(name: str, decoder: DecoderConfig, encoder_layers: int, encoder_width: int, rows: int = 256) -> Recipe:
+def _large(
+    name: str,
+    decoder: DecoderConfig,
+    encoder_layers: int,
+    encoder_width: int,
+    rows: int = 256,
+    remat: str = "attended",
+) -> Recipe:
     """What the large recipes share: 32,768 positions, 256k text pieces, larger pictures, encoders of their own.
 
-    rows: of a batch, each a logical shard with 16 pictures and 4 clips.
+    rows: of a batch, each a logical shard with 16 pictures and 4 clips; remat: as `DecoderConfig` has it.
     """
     shared = dataclasses.replace(
         decoder, num_kv_heads=1, window=1024, local_per_global=5, rope_theta=1e6, scan_layers=True,
-        attention="blockwise", remat="attended", dtype="bfloat16",
+        attention="blockwise", remat=remat, dtype="bfloat16",
     )  # fmt: skip
     stage = StageConfig(
         steps=100_000, batch=rows, optimiser=OptimiserConfig(learning_rate=2e-4, warmup_steps=2000, scan_muon=True)
@@ -135,10 +142,9 @@ def nano2() -> Recipe:
 
 
 def pro() -> Recipe:
-    """Pro: about 100B parameters; the size is ours, the real one is not public."""
-    return _large(
-        "pro", DecoderConfig(num_layers=72, width=8192, num_heads=64, head_dim=128, mlp_width=49_152), 32, 1536
-    )
+    """Pro: about 100B parameters; the size is ours, the real one is not public. It keeps little: a v5e has 16 GB."""
+    decoder = DecoderConfig(num_layers=72, width=8192, num_heads=64, head_dim=128, mlp_width=49_152)
+    return _large("pro", decoder, 32, 1536, remat="full")
 
 
 def ultra() -> Recipe:

@@ -65,7 +65,7 @@ SLOTS = (
     ("tensor",),
 )  # over these, where they divide their number: pictures, clips
 ANYWHERE = (("fsdp", "context", "tensor"), ("fsdp", "context"), ("context", "tensor"), ("fsdp",), ("context",))
-PIECE = 128  # what is not of the decoder's layers is cut into pieces of no fewer
+PIECE = 96  # what is not of the decoder's layers is cut into pieces of no fewer: an encoder of 1,536 in sixteen
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
