@@ -29,7 +29,8 @@ RECOMPUTED = {"none": 0.0, "dots": 0.0, "attended": 1.0, "full": 1.0}  # forward
 SAVED = {"none": 16, "dots": 8, "attended": 2, "full": 1}  # arrays as wide as the model that a layer keeps
 ACTIVATION_PASSES = 8  # times that each of a layer's activations goes through main memory, forward; measured on none
 ROWS = 16  # of a key's or value's gradient on a device while slices are added: with 4 the compiler divides by zero
-STATE_BYTES = 3 * FULL  # of a parameter: itself, its momentum, its gradient
+STATE_BYTES = 3 * FULL  # of a parameter: itself, its momentum, its gradient; a part of the batch has a gradient too
+TABLE_BYTES = 2 * FULL + HALF  # of an id's number in use: as it is gathered, as it is used, its gradient
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,10 @@ def estimate(
     compute_s = (3 + again) * sum(one) + head_s
     step_s = sum(forward) + sum(backward) + network_s + head_s
     useful = stack.flops_a_position() * a_chip
-    kept = stack.num_params / len(machine.places) * STATE_BYTES
+    kept = stack.num_params / len(machine.places) * (STATE_BYTES + (FULL if accumulate > 1 else 0))
+    table = stack.num_ids * stack.width / (mesh["context"] * mesh["tensor"]) * TABLE_BYTES
     saved = HALF * stack.num_layers * stack.width * a_chip / accumulate * SAVED[remat]
-    hbm = kept + saved + 4 * used / 3
+    hbm = kept + table + saved + 4 * used / 3
     return Estimate(
         dict(mesh), accumulate, step_s, compute_s, step_s - compute_s, useful / (step_s * chip.peak_flops), hbm
     )
