@@ -55,6 +55,7 @@ def compile_step(request: dict[str, Any], out: Path) -> None:
         "outputs_bytes": memory.output_size_in_bytes,
         "aliased_bytes": memory.alias_size_in_bytes,
         "temporaries_bytes": memory.temp_size_in_bytes,
+        "peak_bytes": memory.peak_memory_in_bytes,
         "program_bytes": memory.generated_code_size_in_bytes,
         "mesh": dict(mesh.shape),
         "accumulate": request["accumulate"],

@@ -258,8 +258,7 @@ def analyse(
     )  # fmt: skip
     stack = of_recipe(recipe, num_ids(recipe))
     played = play(module, machine, key_blocks(stack, recipe.decoder.attention_block))
-    used = sum(compiled[f"{part}_bytes"] for part in ("arguments", "outputs", "temporaries", "program"))
-    used -= compiled["aliased_bytes"]
+    used = compiled["peak_bytes"] + compiled["program_bytes"]  # arguments are in the peak
     head = _head(recipe, target, compiled["mesh"], compiled["accumulate"])
     useful = stack.flops_a_position() * head["positions_per_step"]
     answer = head | {

@@ -96,7 +96,7 @@ PROGRAM = PROGRAM.replace("GROUPS", "replica_groups=[1,16]<=[16]").replace(
 )
 COMPILED = {
     "num_chips": 32, "lower_s": 1.0, "compile_s": 2.0, "arguments_bytes": 4e9, "outputs_bytes": 4e9,
-    "aliased_bytes": 4e9, "temporaries_bytes": 1e9, "program_bytes": 1e7,
+    "aliased_bytes": 4e9, "temporaries_bytes": 1e9, "peak_bytes": 5e9, "program_bytes": 1e7,
     "accumulate": 1, "mesh": {"slice": 2, "fsdp": 16, "context": 1, "tensor": 1},
     "places": np.stack(np.unravel_index(np.arange(16), (4, 4)), -1)[:, ::-1].tolist(),
 }  # fmt: skip
@@ -107,7 +107,7 @@ def test_the_answer_adds_up_and_the_page_stands_alone(tmp_path):
     page = tmp_path / "page.html"
     answer = compiling.analyse(PROGRAM, COMPILED, get("nano1"), target, page)
     assert (answer["num_chips"], answer["fits"], answer["megascale_transfers"]) == (32, True, 1)
-    assert answer["hbm_used_bytes"] == 5.01e9 and answer["hbm_free_bytes"] == pytest.approx(16e9 - 5.01e9)
+    assert answer["hbm_used_bytes"] == 5.01e9 and answer["hbm_free_bytes"] == pytest.approx(16 * 2**30 - 5.01e9)
     assert answer["flops"] == 2 * 2 * PRODUCT**3 * 32
     rows = {(row["kind"], *row["axes"]): row for row in answer["collectives"]}
     gather, total = rows["all-gather", "fsdp"], rows["all-reduce", "fsdp"]
