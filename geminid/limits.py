@@ -44,6 +44,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "decoder.local_per_global": (0, _ANY),
     "decoder.z_loss": (0, _ANY),
     "decoder.attention_block": (1, _ANY),
+    "decoder.attention_documents": (1, _ANY),
     "joint.shards": (1, _ANY),
     "joint.row_length": (16, _ANY),
     "joint.max_pictures": (1, _ANY),
