@@ -5,13 +5,11 @@
 
 Everyone starts from the same weights, takes the same tokens and makes the same update (`benchmarks/peers/contest.py`):
 the losses of the first four steps are compared, and a difference of more than 1e-4 (bfloat16: 1e-2) in the first ends
-the run. Each
-contender is a process of its own, which waits while the others run; they take turns, and `ratio` is the median over
-turns of the peer's seconds over ours in the same turn, with the smallest and the largest. A GPU's memory does not hold
-all of them: there one ends before the next begins. `processor_s` is the time of
-all threads of a step, the steadier measure where others use the cores (waiting threads of OpenMP count in it). A peer
-tries its settings first, such as torch.compile or none, and keeps the fastest. `geminid` is the step of the joint stage
-on rows of text.
+the run. Each contender is a process of its own, which waits while the others run; they take turns, and `ratio` is the
+median over turns of the peer's seconds over ours in the same turn, with the smallest and the largest. A GPU's memory
+does not hold all of them: there one ends before the next begins. `processor_s` is the time of all threads of a step,
+the steadier measure where others use the cores (waiting threads of OpenMP count in it). A peer tries its settings
+first, such as torch.compile or none, and keeps the fastest. `geminid` is the step of the joint stage on rows of text.
 
 MFU = tokens/s x (6 N + 12 L H Dh T) / peak (Chowdhery et al. 2022, appendix B). The peak of a GPU is its data sheet's,
 that of a CPU the fastest product of two 2048 x 2048 matrices that any contender reached in this run.

@@ -80,6 +80,8 @@ CHOICES = {
     "decoder.attention": ("dense", "blockwise"),
     "decoder.remat": ("none", "full", "attended", "dots"),
     "decoder.dtype": ("float32", "bfloat16"),
+    "vision.dtype": ("float32", "bfloat16"),
+    "audio.dtype": ("float32", "bfloat16"),
 }
 STAGE_CHOICES = {"optimiser.matrices": ("muon", "adamw")}
 MAX_CODES = 32  # a side of a written image, see geminid.tokens.ids

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geminid.batches.packing import PackedBatches, PackedIterator, Shape
+from geminid.batches.packing import PackedBatches, PackedIterator, Plan, Shape
 from geminid.tokens.stream import Stream, Streamer
 
 SHAPE = Shape(
@@ -290,3 +290,11 @@ def test_the_mixture_resumes_in_the_middle(recipe, streams, space):
     resumed.set_state(json.loads(json.dumps(batches.get_state())))
     for _ in range(5):
         assert same(next(resumed), next(batches))
+
+
+def test_a_row_takes_no_more_documents_than_it_may():
+    """Two in each of three rows, though there is room for ten."""
+    plan = Plan(dataclasses.replace(SHAPE, documents=2))
+    short = Stream(np.zeros(4, np.int32), np.zeros(4, np.float32), np.zeros(4, np.int32), (), ())
+    assert [plan.place(short) for _ in range(7)] == [True] * 6 + [False]
+    assert [len(row) for row in plan.rows] == [2, 2, 2]
