@@ -103,7 +103,7 @@ def _large(
         ),
         audio=AudioConfig(
             max_s=30.0,
-            conv_widths=(encoder_width, encoder_width),
+            conv_widths=(256, 512),
             width=encoder_width,
             num_layers=encoder_layers,
             num_heads=16,
@@ -121,7 +121,7 @@ def _large(
             max_pictures=16 * rows,
             max_clips=4 * rows,
             answer_share=1.0,
-            logit_chunk=2048,
+            logit_chunk=1024,
             lookahead=4096,
         ),
     )

@@ -15,7 +15,7 @@ from geminid.config import DecoderConfig
 from geminid.model.blockwise import ATTENDED, Where, blockwise
 from geminid.model.causal import causal
 from geminid.model.flash import flash, suits
-from geminid.model.layers import Attention, GatedMLP, RMSNorm, attend, rotate, stacked, times, turns
+from geminid.model.layers import Attention, GatedMLP, RMSNorm, attend, rotate, stacked, times_each, turns
 from geminid.parallel.sharding import constrain, gathered_layer, halves, joined, scattered, split_attention
 
 # what the layers keep for the backward pass; the rest is computed again
@@ -117,9 +117,11 @@ class DecoderBlock(nnx.Module):
 
     def add(self, x: Array, mixed: Array) -> Array:
         """The block's output [B T D] from its input and what attention gave, [B T H Dh]."""
-        mixed = scattered(times(mixed.reshape(*x.shape[:2], -1), self.attention.out))
+        mixed = mixed.reshape(*x.shape[:2], -1)
+        mixed = scattered(times_each([mixed], self.attention.out, ends_at_width=True)[0])
         x = x + (self.post_attention(mixed) if self.config.post_norm else mixed)
-        hidden = joined([scattered(self.mlp(constrain(part, None, "positions"))) for part in halves(self.norm_mlp(x))])
+        parts = [constrain(part, None, "positions") for part in halves(self.norm_mlp(x))]
+        hidden = joined([scattered(part) for part in self.mlp.each(parts)])
         return x + (self.post_mlp(hidden) if self.config.post_norm else hidden)
 
     def __call__(

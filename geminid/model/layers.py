@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from geminid.parallel.sharding import constrain, current, gathered_block
+from geminid.parallel.sharding import constrain, current, gathered_block, products
 
 SCANNED = 8  # from so many blocks on an encoder's are stacked and scanned: a program of one block, not of forty
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -47,6 +47,14 @@ def times(x: Array, weight: nnx.Param) -> Array:
         return x @ value.astype(x.dtype)
     # in two axes: the weight's gradient sums over one, and XLA's CPU kernels take it without transposing x first
     return (x.reshape(-1, x.shape[-1]) @ value.astype(x.dtype)).reshape(*x.shape[:-1], -1)
+
+
+def times_each(parts: Sequence[Array], weight: nnx.Param, ends_at_width: bool = False) -> list[Array]:
+    """`times` of each [B T in] of `parts`; ends_at_width: of a decoder's layer, and its last axis is the width."""
+    value = weight.get_value()
+    if current() is None or hasattr(value, "times") or (len(parts) == 1 and not ends_at_width):
+        return [times(x, weight) for x in parts]
+    return products(parts, value.astype(parts[0].dtype), ends_at_width)
 
 
 def turns(positions: Array, head_dim: int, theta: Array | float, stretch: Array | None = None) -> tuple[Array, Array]:
@@ -156,8 +164,15 @@ class GatedMLP(nnx.Module):
         self.axes = axes
 
     def __call__(self, x: Array) -> Array:
-        gate = ACTIVATIONS[self.activation](times(x, self.gate))
-        return times(constrain(gate * times(x, self.up), *self.axes), self.down)
+        return self.each([x])[0]
+
+    def each(self, parts: Sequence[Array]) -> list[Array]:
+        """Of each [B T D] of `parts`."""
+        gates, ups = times_each(parts, self.gate), times_each(parts, self.up)
+        hidden = [
+            constrain(ACTIVATIONS[self.activation](gate) * up, *self.axes) for gate, up in zip(gates, ups, strict=True)
+        ]
+        return times_each(hidden, self.down, ends_at_width=bool(self.axes))
 
 
 class EncoderBlock(nnx.Module):

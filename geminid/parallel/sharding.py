@@ -159,6 +159,11 @@ def _other_specs(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> t
     return whole, whole
 
 
+def ends_at_width(name: str) -> bool:
+    """Whether the last axis of this weight of the decoder's layers is the model's width."""
+    return WEIGHTS.get(name, ("", ""))[1] == "width"
+
+
 def ids_are_cut(num_ids: int, sizes: Mapping[str, int]) -> bool:
     return num_ids % _count(KEPT["ids"], sizes) == 0
 
@@ -234,7 +239,12 @@ def gathered_layer(weights: Any, dtype: str) -> Any:
         kept, used = _layer_specs(name, x.shape, mesh.shape)
         # all but widths first: then few bytes go over these axes
         partly = [KEPT[axis] if axis == "width" else USED.get(axis) for axis in WEIGHTS.get(name, ())]
-        return _gather(x.astype(dtype), kept, PartitionSpec(*partly), used)
+        x = x.astype(dtype)
+        if not ends_at_width(name):
+            return _gather(x, kept, PartitionSpec(*partly), used)
+        # its gradient's pieces are columns: the compiler would make the whole sum on each device and cut it
+        kept, partly, used = (PartitionSpec(*reversed(tuple(spec))) for spec in (kept, partly, used))
+        return _gather(x.T, kept, partly, used).T
 
     return jax.tree_util.tree_map_with_path(gather, weights)
 
@@ -327,7 +337,16 @@ def constrain_answers(x: Array, num_ids: int) -> Array:
     mesh = current()
     if mesh is None:
         return x
-    return constrain(x, None if ids_are_cut(num_ids, mesh.shape) else "positions")
+    return _whole(x) if ids_are_cut(num_ids, mesh.shape) else constrain(x, "positions")
+
+
+@jax.custom_vjp
+def _whole(x: Array) -> Array:
+    return constrain(x, None)
+
+
+# as it comes from all devices the gradient would be summed whole on each: each keeps its piece of the width
+_whole.defvjp(lambda x: (_whole(x), None), lambda _, gradient: (constrain(gradient, None, "split"),))
 
 
 def halves(x: Array) -> list[Array]:
@@ -353,6 +372,35 @@ def joined(parts: list[Array]) -> Array:
     devices = _count(ACTIVATIONS["between"], mesh.shape)
     pieces = jnp.stack([part.reshape(batch, devices, -1, width) for part in parts], 2)
     return constrain(constrain(pieces, None, "between").reshape(batch, -1, width), None, "between")
+
+
+def products(parts: Sequence[Array], weight: Array, is_turned: bool) -> list[Array]:
+    """x @ weight for each x [B T in] of `parts`, under a mesh; weight [in out], of one of the decoder's layers.
+
+    The weight's gradient is summed over devices once, not once for each part. is_turned: it is made as [out in].
+    """
+    return list(_products(is_turned, tuple(parts), weight))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _products(is_turned: bool, parts: tuple[Array, ...], weight: Array) -> tuple[Array, ...]:
+    return tuple(x @ weight for x in parts)
+
+
+def _products_forward(is_turned: bool, parts: tuple[Array, ...], weight: Array) -> Any:
+    return _products(is_turned, parts, weight), (parts, weight)
+
+
+def _products_backward(is_turned: bool, kept: Any, gradients: tuple[Array, ...]) -> Any:
+    parts, weight = kept
+    d_parts = tuple(gradient @ weight.T for gradient in gradients)
+    x, gradient = (each[0] if len(each) == 1 else jnp.stack(each) for each in (parts, gradients))
+    if is_turned:
+        return d_parts, jnp.einsum("...i,...o->oi", x, gradient).T
+    return d_parts, jnp.einsum("...i,...o->io", x, gradient)
+
+
+_products.defvjp(_products_forward, _products_backward)
 
 
 def spread_rows(embedding: Array, begin: int) -> Array | None:
