@@ -22,7 +22,6 @@ class Chip:
     peak_flops: float  # FLOP/s, bfloat16
     hbm_bytes: float
     hbm_bandwidth: float
-    vmem_bytes: float  # of one core
     link_bandwidth: float
     pod: tuple[int, ...]  # chips along each axis
     largest_slice: int  # chips of one job
@@ -51,10 +50,10 @@ class Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 275e12, 32 * 2**30, 1200e9, 16 * 2**20, 45e9, (16, 16, 16), 4096, 4),
-        Chip("v5e", 197e12, 16 * 2**30, 819e9, 128 * 2**20, 45e9, (16, 16), 256, 8),
-        Chip("v5p", 459e12, 95e9, 2765e9, 64 * 2**20, 90e9, (16, 20, 28), 6144, 4),
-        Chip("v6e", 918e12, 32e9, 1638e9, 128 * 2**20, 90e9, (16, 16), 256, 8),
+        Chip("v4", 275e12, 32 * 2**30, 1200e9, 45e9, (16, 16, 16), 4096, 4),
+        Chip("v5e", 197e12, 16 * 2**30, 819e9, 45e9, (16, 16), 256, 8),
+        Chip("v5p", 459e12, 95e9, 2765e9, 90e9, (16, 20, 28), 6144, 4),
+        Chip("v6e", 918e12, 32e9, 1638e9, 90e9, (16, 16), 256, 8),
     )
 }
 

@@ -25,7 +25,6 @@ from geminid.config import Recipe
 from geminid.plan import chips, hlo, mesh, torus
 from geminid.plan.ahead import MISTAKE
 from geminid.plan.checks import has_place
-from geminid.plan.chips import Chip
 from geminid.plan.estimate import Estimate, Stack, estimate, in_place, is_fine, meshes, of_recipe
 from geminid.plan.requests import CompileRequest
 from geminid.plan.schedule import MEGASCALE, MXU_SHARE, Machine, Played, play
@@ -52,12 +51,6 @@ OPTIONS = {
     "xla_tpu_overlap_compute_collective_tc": "true",
     "xla_enable_async_all_gather": "true",
 }
-# the same for sums: a product fused with one keeps 16 MiB of vector memory for it, which is all that a v4 has
-SUMS = {
-    "xla_tpu_enable_async_collective_fusion_fuse_reduce_scatter": "true",
-    "xla_enable_async_reduce_scatter_fusion": "true",
-}
-SUMS_VMEM_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -74,11 +67,6 @@ class Target:
     @property
     def num_chips(self) -> int:
         return self.torus.num_chips * self.slices
-
-
-def options(chip: Chip) -> dict[str, str]:
-    """The compiler's, for a chip."""
-    return OPTIONS | (SUMS if chip.vmem_bytes > 2 * SUMS_VMEM_BYTES else {})
 
 
 def target_of(request: CompileRequest) -> Target:
@@ -207,7 +195,7 @@ def run_compiler(
     python, asked = environment(), out / "request.json"
     request = {
         "recipe": asdict(recipe), "topology": target.name, "slices": target.slices, "mesh": dict(sizes),
-        "accumulate": accumulate, "options": options(target.torus.chip),
+        "accumulate": accumulate, "options": OPTIONS,
     }  # fmt: skip
     asked.write_text(json.dumps(request))
     quiet = {
