@@ -49,14 +49,14 @@ def soak(recipe: Recipe, request: SoakRequest, run_dir: Path, dataset_path: Path
     recipe = override(recipe, [f"joint.stage.steps={MANY_STEPS}"])
     fleet = Fleet(request.slices, request.standbys)
     check(recipe, fleet)
+    run_stages(recipe, run_dir / "encoders", dataset_path, phases=FIRST_PHASES)
+    child.call(write_codes, recipe, run_dir / "encoders", dataset_path)
     record = run_dir / "soak.json"
     asked = {"recipe": recipe.fingerprint(), "request": dataclasses.asdict(request)}
     if read_json(record) != asked:
         for name in TRIALS:
             shutil.rmtree(run_dir / name, ignore_errors=True)
         write_json(record, asked)
-    run_stages(recipe, run_dir / "encoders", dataset_path, phases=FIRST_PHASES)
-    child.call(write_codes, recipe, run_dir / "encoders", dataset_path)
     stage = Stage(recipe, run_dir, dataset_path, request)
     hurt = stage.hurt("hurt", fleet, faults_of(request))
     restarted = stage.hurt("restarted", fleet, [Fault.RESTART] * request.restarts) if request.restarts else None

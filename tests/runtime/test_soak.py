@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from geminid.config import Recipe
+from geminid.overrides import override
 from geminid.recipes import demo_fast
 from geminid.runtime import soak
 from geminid.runtime.conductor import Places
@@ -130,3 +131,23 @@ def test_another_soak_or_one_that_was_through_begins_anew(tmp_path: Path, runs: 
         soak.soak(recipe, request, tmp_path, tmp_path)
         assert [name for name, _ in runs.calls] == ["hurt", "restarted", "calm-2", "calm-1"]
         assert {done for _, done in runs.calls} == {0}
+
+
+def test_another_recipe_in_the_same_directory_loses_nothing(
+    tmp_path: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = SoakRequest(kills=3)
+    runs.dies_in = 3
+    with pytest.raises(KeyboardInterrupt):
+        soak.soak(demo_fast(), request, tmp_path, tmp_path)
+
+    def refuse(*what: Any, **how: Any) -> None:
+        raise ValueError("holds a run of another recipe")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(soak, "run_stages", refuse)
+        with pytest.raises(ValueError, match="another recipe"):
+            soak.soak(override(demo_fast(), ["joint.shards=8"]), request, tmp_path, tmp_path)
+    runs.calls.clear()
+    soak.soak(demo_fast(), request, tmp_path, tmp_path)
+    assert runs.calls == [("calm-2", STEPS // 2), ("calm-1", 0)]
