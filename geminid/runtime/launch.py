@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -82,20 +83,26 @@ def conduct(
     spec = Spec(
         job, places.checkpoints.absolute(), not cluster.resources, checking, cluster.resources, cluster.processes
     )
-    start(cluster.ray_address, namespace)
-    try:
-        actor: Any = ray.remote(Conductor)
-        actor = actor.options(
-            num_cpus=0, name="conductor", namespace=namespace, max_restarts=-1, max_task_retries=-1, max_concurrency=2
-        )
-        handle = actor.remote(spec, fleet, cluster, uuid.uuid4().hex, stop_at)
-        ended = handle.run.remote()
-        with beside(namespace), bars({"joint": recipe.joint.stage.steps}) as shown:
-            while not ray.wait([ended], timeout=POLL_S)[0]:
-                shown.update("joint", read_json(places.status).get("step", 0))
-            return ray.get(ended)
-    except ray.exceptions.RayTaskError as error:
-        raise ChildProcessError(str(error.cause)) from error
-    finally:
-        end_all()
-        ray.shutdown()
+    with redirect_stdout(sys.stderr):  # Ray prints there of what its processes died; stdout is the answer's
+        start(cluster.ray_address, namespace)
+        try:
+            actor: Any = ray.remote(Conductor)
+            actor = actor.options(
+                num_cpus=0,
+                name="conductor",
+                namespace=namespace,
+                max_restarts=-1,
+                max_task_retries=-1,
+                max_concurrency=2,
+            )
+            handle = actor.remote(spec, fleet, cluster, uuid.uuid4().hex, stop_at)
+            ended = handle.run.remote()
+            with beside(namespace), bars({"joint": recipe.joint.stage.steps}) as shown:
+                while not ray.wait([ended], timeout=POLL_S)[0]:
+                    shown.update("joint", read_json(places.status).get("step", 0))
+                return ray.get(ended)
+        except ray.exceptions.RayTaskError as error:
+            raise ChildProcessError(str(error.cause)) from error
+        finally:
+            end_all()
+            ray.shutdown()
