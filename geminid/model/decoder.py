@@ -15,8 +15,9 @@ from geminid.config import DecoderConfig
 from geminid.model.blockwise import ATTENDED, Where, blockwise
 from geminid.model.causal import causal
 from geminid.model.flash import flash, suits
-from geminid.model.layers import Attention, GatedMLP, RMSNorm, attend, rotate, stacked, times_each, turns
-from geminid.parallel.sharding import constrain, gathered_layer, halves, joined, scattered, split_attention
+from geminid.model.layers import Attention, GatedMLP, RMSNorm, attend, entering, leaving, rotate, stacked, times, turns
+from geminid.parallel.ring import in_order, in_turn
+from geminid.parallel.sharding import constrain, gathered_layer, split_attention
 
 # what the layers keep for the backward pass; the rest is computed again
 _kept = jax.checkpoint_policies
@@ -93,18 +94,20 @@ class DecoderBlock(nnx.Module):
             norm_epsilon=epsilon,
         )
         self.norm_mlp = RMSNorm(config.width, epsilon)
-        axes = (None, "positions", "hidden")
-        self.mlp = GatedMLP(config.width, config.mlp_width, rngs=rngs, activation=config.activation, axes=axes)
+        self.mlp = GatedMLP(config.width, config.mlp_width, rngs=rngs, activation=config.activation, is_cut=True)
         if config.post_norm:
             self.post_attention = RMSNorm(config.width, epsilon)
             self.post_mlp = RMSNorm(config.width, epsilon)
 
     def project(self, x: Array, positions: Array, rotary: Rotary) -> tuple[Array, Array, Array]:
         """Rotated, scaled queries [B T H Dh], rotated keys and values [B T K Dh] of x [B T D]."""
-        normed = constrain(self.norm_attention(x), None, "positions")
-        q, k, v = self.attention.project(normed, normed)
+        attention, normed = self.attention, self.norm_attention(x)
+        q = in_order([piece for (piece,) in entering(normed, [attention.q])])
+        k, v = (constrain(times(normed, weight), None, "between") for weight in (attention.k, attention.v))
+        q, k, v = attention.by_heads(q, k, v)
         scale = (self.config.query_scalar or self.config.head_dim) ** -0.5
-        sin, cos = turns(positions, self.config.head_dim, rotary.theta, rotary.stretch)
+        turned = turns(positions, self.config.head_dim, rotary.theta, rotary.stretch)
+        sin, cos = (constrain(each, None, "positions") for each in turned)
         return rotate(q, sin, cos) * scale, rotate(k, sin, cos), v
 
     def finish(self, x: Array, q: Array, keys: Array, values: Array, mask: Array) -> Array:
@@ -117,11 +120,9 @@ class DecoderBlock(nnx.Module):
 
     def add(self, x: Array, mixed: Array) -> Array:
         """The block's output [B T D] from its input and what attention gave, [B T H Dh]."""
-        mixed = mixed.reshape(*x.shape[:2], -1)
-        mixed = scattered(times_each([mixed], self.attention.out, ends_at_width=True)[0])
+        mixed = leaving(in_turn(mixed.reshape(*x.shape[:2], -1)), self.attention.out)
         x = x + (self.post_attention(mixed) if self.config.post_norm else mixed)
-        parts = [constrain(part, None, "positions") for part in halves(self.norm_mlp(x))]
-        hidden = joined([scattered(part) for part in self.mlp.each(parts)])
+        hidden = self.mlp(self.norm_mlp(x))
         return x + (self.post_mlp(hidden) if self.config.post_norm else hidden)
 
     def __call__(
@@ -196,7 +197,8 @@ class Decoder(nnx.Module):
         where = Where.of(segments, positions)
 
         def layer(block: DecoderBlock, x: Array, rotary: Rotary, _: None) -> tuple[Array, None]:
-            return block.packed(x, where, rotary), None
+            # whole: in pieces they would be gathered in every layer, beside every product
+            return block.packed(x, jax.tree.map(lambda at: constrain(at, None, None), where), rotary), None
 
         return self._through(layer, x, None)[0]
 

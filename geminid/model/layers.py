@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from geminid.parallel.sharding import constrain, current, gathered_block, products
+from geminid.parallel import ring
+from geminid.parallel.sharding import current, gathered_block
 
 SCANNED = 8  # from so many blocks on an encoder's are stacked and scanned: a program of one block, not of forty
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -49,12 +50,20 @@ def times(x: Array, weight: nnx.Param) -> Array:
     return (x.reshape(-1, x.shape[-1]) @ value.astype(x.dtype)).reshape(*x.shape[:-1], -1)
 
 
-def times_each(parts: Sequence[Array], weight: nnx.Param, ends_at_width: bool = False) -> list[Array]:
-    """`times` of each [B T in] of `parts`; ends_at_width: of a decoder's layer, and its last axis is the width."""
+def entering(x: Array, weights: Sequence[nnx.Param]) -> list[tuple[Array, ...]]:
+    """x [B T D] times weights of one of the decoder's layers, in the pieces of `geminid.parallel.ring`."""
+    values = [weight.get_value() for weight in weights]
+    if current() is None or any(hasattr(value, "times") for value in values):
+        return [tuple(times(x, weight) for weight in weights)]
+    return ring.entering(x, [value.astype(x.dtype) for value in values])
+
+
+def leaving(pieces: Sequence[Array], weight: nnx.Param) -> Array:
+    """Such pieces times a weight of one of the decoder's layers that leads back to its width: [B T D]."""
     value = weight.get_value()
-    if current() is None or hasattr(value, "times") or (len(parts) == 1 and not ends_at_width):
-        return [times(x, weight) for x in parts]
-    return products(parts, value.astype(parts[0].dtype), ends_at_width)
+    if current() is None or hasattr(value, "times"):
+        return times(pieces[0], weight)
+    return ring.leaving(pieces, value.astype(pieces[0].dtype))
 
 
 def turns(positions: Array, head_dim: int, theta: Array | float, stretch: Array | None = None) -> tuple[Array, Array]:
@@ -131,48 +140,38 @@ class Attention(nnx.Module):
         self.q_norm = RMSNorm(head_dim, norm_epsilon)
         self.k_norm = RMSNorm(head_dim, norm_epsilon)
 
-    def project(self, x: Array, context: Array) -> tuple[Array, Array, Array]:
+    def by_heads(self, q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+        """What the projections gave, [B T H*Dh] and twice [B S K*Dh], with an axis of heads and qk-norm."""
         heads, kv_heads, head_dim = self.shape
-        q = times(x, self.q).reshape(*x.shape[:2], heads, head_dim)
-        k = times(context, self.k).reshape(*context.shape[:2], kv_heads, head_dim)
-        v = times(context, self.v).reshape(*context.shape[:2], kv_heads, head_dim)
+        q = q.reshape(*q.shape[:2], heads, head_dim)
+        k, v = (each.reshape(*each.shape[:2], kv_heads, head_dim) for each in (k, v))
         return self.q_norm(q), self.k_norm(k), v
 
     def __call__(self, x: Array, mask: Array | None = None, context: Array | None = None) -> Array:
         """Without positions: encoders and cross-attention. x [B T D], mask bool [B T S]."""
-        q, k, v = self.project(x, x if context is None else context)
+        seen = x if context is None else context
+        q, k, v = self.by_heads(times(x, self.q), times(seen, self.k), times(seen, self.v))
         mixed = attend(q * self.shape[2] ** -0.5, k, v, mask, self.soft_cap)
         return times(mixed.reshape(*x.shape[:2], -1), self.out)
 
 
 class GatedMLP(nnx.Module):
-    """Gated linear unit (Shazeer 2020). axes: logical names of what is computed inside, [B T F]."""
+    """Gated linear unit (Shazeer 2020). is_cut: of the decoder, its columns over devices of `tensor`."""
 
-    def __init__(
-        self,
-        width: int,
-        hidden: int,
-        *,
-        rngs: nnx.Rngs,
-        activation: str = "gelu_tanh",
-        axes: tuple[str | None, ...] = (),
-    ):
+    def __init__(self, width: int, hidden: int, *, rngs: nnx.Rngs, activation: str = "gelu_tanh", is_cut: bool = False):
         self.gate = dense(width, hidden, rngs)
         self.up = dense(width, hidden, rngs)
         self.down = dense(hidden, width, rngs)
         self.activation = activation
-        self.axes = axes
+        self.is_cut = is_cut
 
     def __call__(self, x: Array) -> Array:
-        return self.each([x])[0]
+        def hidden(gate: Array, up: Array) -> Array:
+            return ACTIVATIONS[self.activation](gate) * up
 
-    def each(self, parts: Sequence[Array]) -> list[Array]:
-        """Of each [B T D] of `parts`."""
-        gates, ups = times_each(parts, self.gate), times_each(parts, self.up)
-        hidden = [
-            constrain(ACTIVATIONS[self.activation](gate) * up, *self.axes) for gate, up in zip(gates, ups, strict=True)
-        ]
-        return times_each(hidden, self.down, ends_at_width=bool(self.axes))
+        if not self.is_cut:
+            return times(hidden(times(x, self.gate), times(x, self.up)), self.down)
+        return leaving([hidden(*piece) for piece in entering(x, (self.gate, self.up))], self.down)
 
 
 class EncoderBlock(nnx.Module):

@@ -20,7 +20,14 @@ def box(count: int, sides: Sequence[int]) -> tuple[int, ...]:
 
 
 def in_boxes(count: int, sides: Sequence[int]) -> np.ndarray:
-    """All places of a torus, int [chips axes], box by box of `count` chips; X counts fastest, of boxes and in each."""
+    """All places of a torus, int [chips axes], box by box of `count` chips, X fastest.
+
+    In a box to and fro, so that each place is a neighbour of the one before it; 2 x 2 chips are a ring.
+    """
     places = np.stack(np.unravel_index(np.arange(math.prod(sides)), sides[::-1]), -1)[:, ::-1]
-    of_box, within = np.divmod(places, box(count, sides))
-    return places[np.lexsort([*within.T, *of_box.T])]
+    size = box(count, sides)
+    of_box, within = np.divmod(places, size)
+    rank = np.zeros(len(places), int)
+    for steps, side in zip(within.T[::-1], size[::-1], strict=True):
+        rank = rank * side + np.where(rank % 2, side - 1 - steps, steps)
+    return places[np.lexsort([rank, *of_box.T])]

@@ -251,18 +251,28 @@ def gathered_layer(weights: Any, dtype: str) -> Any:
 
 def gathered_others(params: Any) -> Any:
     """All parameters, those outside the decoder's layers and the encoders' blocks ready for use."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: x if {"layers", "blocks"} & set(keys_of(path)) else _gathered(path, x), params
-    )
+    mesh = current()
+    if mesh is None:
+        return params
+    paths, tree = jax.tree_util.tree_flatten_with_path(params)
+    others = {i: path for i, (path, _) in enumerate(paths) if not {"layers", "blocks"} & set(keys_of(path))}
+    leaves = [x for _, x in paths]
+    # all of them before what follows: see `gathered_block`
+    ready = jax.lax.optimization_barrier([_gathered(path, leaves[i]) for i, path in others.items()])
+    for (i, path), x in zip(others.items(), ready, strict=True):
+        leaves[i] = jax.lax.with_sharding_constraint(x, _specs(path, x.shape, mesh.shape)[1])
+    return jax.tree.unflatten(tree, leaves)
 
 
 def gathered_block(weights: Any, dtype: Any) -> Any:
     """The weights of one block of an encoder, ready for use: matrices in `dtype`, so that less is sent."""
     if current() is None:
         return weights
-    return jax.tree_util.tree_map_with_path(
+    gathered = jax.tree_util.tree_map_with_path(
         lambda path, x: _gathered(path, x if x.ndim < 2 else x.astype(dtype)), weights
     )
+    # all of them, then the block: the TPU compiler would fuse each gather with a product, for minutes
+    return jax.lax.optimization_barrier(gathered)
 
 
 def _gathered(path: Any, x: Array) -> Array:
@@ -349,58 +359,32 @@ def _whole(x: Array) -> Array:
 _whole.defvjp(lambda x: (_whole(x), None), lambda _, gradient: (constrain(gradient, None, "split"),))
 
 
-def halves(x: Array) -> list[Array]:
-    """Parts of x [B T D], laid as `between`, that each device has as much of: one's communication runs beside the
-    other's compute. x itself without a mesh, or where nothing is communicated."""
+def size_of(axis: str) -> int:
+    """Devices along an axis of the mesh; 1 where none is set."""
     mesh = current()
-    if mesh is None or mesh.shape["tensor"] == 1:
-        return [x]
-    devices = _count(ACTIVATIONS["between"], mesh.shape)
-    if x.shape[1] % (2 * devices):
-        return [x]
-    pieces = constrain(x.reshape(len(x), devices, 2, -1, x.shape[2]), None, "between")
-    return [constrain(pieces[:, :, i].reshape(len(x), -1, x.shape[2]), None, "between") for i in range(2)]
+    return 1 if mesh is None else mesh.shape[axis]
 
 
-def joined(parts: list[Array]) -> Array:
-    """What `halves` cut."""
-    if len(parts) == 1:
-        return parts[0]
-    mesh = current()
-    assert mesh is not None
-    batch, _, width = parts[0].shape
-    devices = _count(ACTIVATIONS["between"], mesh.shape)
-    pieces = jnp.stack([part.reshape(batch, devices, -1, width) for part in parts], 2)
-    return constrain(constrain(pieces, None, "between").reshape(batch, -1, width), None, "between")
+def num_between() -> int:
+    """Devices that share a row's positions between blocks."""
+    return int(np.prod([size_of(axis) for axis in ACTIVATIONS["between"]]))
 
 
-def products(parts: Sequence[Array], weight: Array, is_turned: bool) -> list[Array]:
-    """x @ weight for each x [B T in] of `parts`, under a mesh; weight [in out], of one of the decoder's layers.
-
-    The weight's gradient is summed over devices once, not once for each part. is_turned: it is made as [out in].
-    """
-    return list(_products(is_turned, tuple(parts), weight))
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _products(is_turned: bool, parts: tuple[Array, ...], weight: Array) -> tuple[Array, ...]:
-    return tuple(x @ weight for x in parts)
+# of `on_each`
+LAYOUTS = {
+    "between": PartitionSpec(None, ACTIVATIONS["between"]),
+    "positions": PartitionSpec(None, ACTIVATIONS["positions"]),
+    "inside": PartitionSpec(None, ACTIVATIONS["positions"], ACTIVATIONS["hidden"]),
+    "pieces": PartitionSpec(ACTIVATIONS["hidden"], None, ACTIVATIONS["positions"]),
+    "columns": PartitionSpec(None, ACTIVATIONS["hidden"]),
+    "rows": PartitionSpec(ACTIVATIONS["hidden"]),
+}
 
 
-def _products_forward(is_turned: bool, parts: tuple[Array, ...], weight: Array) -> Any:
-    return _products(is_turned, parts, weight), (parts, weight)
-
-
-def _products_backward(is_turned: bool, kept: Any, gradients: tuple[Array, ...]) -> Any:
-    parts, weight = kept
-    d_parts = tuple(gradient @ weight.T for gradient in gradients)
-    x, gradient = (each[0] if len(each) == 1 else jnp.stack(each) for each in (parts, gradients))
-    if is_turned:
-        return d_parts, jnp.einsum("...i,...o->oi", x, gradient).T
-    return d_parts, jnp.einsum("...i,...o->io", x, gradient)
-
-
-_products.defvjp(_products_forward, _products_backward)
+def on_each(f: Callable[..., Any], layouts: Sequence[str], made: Any) -> Callable[..., Any]:
+    """f as each device computes it, from its part of each argument and of what f makes, by name in `LAYOUTS`."""
+    of = jax.tree.map(LAYOUTS.get, made)
+    return jax.shard_map(f, in_specs=tuple(LAYOUTS[name] for name in layouts), out_specs=of, check_vma=False)
 
 
 def spread_rows(embedding: Array, begin: int) -> Array | None:
@@ -424,24 +408,26 @@ def split_attention(
     mesh = current()
     if mesh is None:
         return attention(q, k, v, by_query, by_key, *rest)
-    tensor, context, num_kv = mesh.shape["tensor"], mesh.shape["context"], k.shape[2]
+    tensor, num_kv = mesh.shape["tensor"], k.shape[2]
     _divided(q.shape[1], ("context",), mesh.shape, "the number of positions of a row")
     _divided(q.shape[2], ("tensor",), mesh.shape, "decoder.num_heads")
     if num_kv % tensor and tensor % num_kv:
         raise ValueError(f"{num_kv} key-value heads cannot be split over {tensor} devices; change the mesh's 'tensor'")
-    heads = "tensor" if num_kv % tensor == 0 else None
     over, whole = PartitionSpec(None, "context"), PartitionSpec()
+    heads, axes = "tensor", ("context",)  # of keys and values; positions of these axes are gathered
+    if num_kv % tensor:
+        heads, axes = None, ACTIVATIONS["between"] if k.shape[1] % num_between() == 0 else ("context",)
 
     def local(q: Array, k: Array, v: Array, by_query: Any, by_key: Any, *rest: Any) -> Array:
-        if context > 1:
-            k, v = (jax.lax.all_gather(x, "context", axis=1, tiled=True) for x in (k, v))
+        if _count(axes, mesh.shape) > 1:
+            k, v = jnp.split(jax.lax.all_gather(jnp.concatenate([k, v], -1), axes, axis=1, tiled=True), 2, -1)
         if heads is None and num_kv > 1:  # several devices share each of the heads
             at = jax.lax.axis_index("tensor") // (tensor // num_kv)
             k, v = (jax.lax.dynamic_slice_in_dim(x, at, 1, 2) for x in (k, v))
         return attention(q, k, v, by_query, by_key, *rest)
 
     specs = (
-        PartitionSpec(None, "context", "tensor"), *[PartitionSpec(None, "context", heads)] * 2,
+        PartitionSpec(None, "context", "tensor"), *[PartitionSpec(None, axes, heads)] * 2,
         jax.tree.map(lambda _: over, by_query), jax.tree.map(lambda _: whole, by_key), *[whole for _ in rest],
     )  # fmt: skip
     inside = jax.shard_map(local, in_specs=specs, out_specs=specs[0], check_vma=False)

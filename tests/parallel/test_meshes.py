@@ -91,7 +91,9 @@ def test_the_program_communicates_over_every_axis(outcomes, name):
     for axis in mesh:
         assert over(axis, "all-reduce", "reduce-scatter"), axis  # sums of gradients, or of products cut inside
         if axis != "slice":
-            assert over(axis, "all-gather"), axis  # weights; keys and values; positions before a block
+            assert over(axis, "all-gather"), axis  # weights; keys and values; ids
+        if axis == "tensor":
+            assert over(axis, "collective-permute"), axis  # positions before a block and after it
     if "slice" in mesh:
         assert not over("slice", "all-gather", "all-to-all"), kinds  # each slice has the state and its rows' inputs
 
