@@ -26,8 +26,9 @@ from geminid.plan import chips, hlo, mesh, torus
 from geminid.plan.ahead import MISTAKE
 from geminid.plan.checks import has_place
 from geminid.plan.estimate import Estimate, Stack, estimate, in_place, is_fine, meshes, of_recipe
+from geminid.plan.links import Machine
 from geminid.plan.requests import CompileRequest
-from geminid.plan.schedule import MEGASCALE, MXU_SHARE, Machine, Played, play
+from geminid.plan.schedule import MEGASCALE, MXU_SHARE, Played, play
 from geminid.plan.torus import Slice
 from geminid.tokens.ids import num_ids
 
@@ -43,13 +44,17 @@ MODEL = (
     " of the torus by bytes / bandwidth and 1 us a hop; transfers between slices at 25 GB/s a host; asynchronous ones"
     " run beside compute until their done; attention meets the blocks of keys of documents that fill their rows"
 )
-# asynchronous collectives, fused with the compute that they run beside (names as in MaxText's TPU configurations)
+# asynchronous collectives, fused with the compute that they run beside (names as in MaxText's TPU configurations); and
+# against long compilations: loops as they are, not with a trip before them, and the code of equal instructions once
 OPTIONS = {
     "xla_tpu_enable_async_collective_fusion": "true",
     "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
     "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
     "xla_tpu_overlap_compute_collective_tc": "true",
     "xla_enable_async_all_gather": "true",
+    "xla_tpu_enable_collective_pipeliner": "false",
+    "xla_jf_hlo_deduplication": "true",
+    "xla_tpu_enable_deduplicated_calls": "true",
 }
 
 
@@ -129,9 +134,7 @@ def search(recipe: Recipe, target: Target) -> list[Estimate]:
     stack = of_recipe(recipe, num_ids(recipe))
     positions = recipe.joint.stage.batch * recipe.joint.row_length
     found = [
-        estimate(
-            stack, positions, in_place(target.torus, target.slices, sizes), recipe.decoder.remat, parts, rows // parts
-        )
+        estimate(stack, positions, in_place(target.torus, target.slices, sizes), recipe.decoder.remat, parts)
         for sizes in meshes(target.torus, target.slices, recipe)
         for rows in (rows_a_place(recipe, {"slice": target.slices, **sizes}),)
         for parts in _divisors(rows)

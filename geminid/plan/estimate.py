@@ -3,9 +3,10 @@
 The scaling book's model (Austin et al. 2025, "How to Scale Your Model", chapters 3 and 5). Weights are kept in pieces
 over `fsdp`, `context` and `tensor`, and gathered in bfloat16 over `context` and then over `fsdp`; gradients are summed
 the other way (Rajbhandari et al. 2020, arXiv 1910.02054). Both run beside the compute of the layers around: of a
-layer's pass the longer of the two counts. Activations are gathered and summed over `tensor`, twice a block (Korthikanti
-et al. 2022, arXiv 2205.05198), and nothing runs beside that: what follows needs them. Gradients cross the data-centre
-network once a step, after the backward pass.
+layer's pass the longer of the two counts. Activations go round the ring of `tensor`, into each of a block's two parts
+and out of it (Korthikanti et al. 2022, arXiv 2205.05198), beside the products of the same positions
+(`geminid.parallel.ring`): what is longer than its product counts. Gradients cross the data-centre network once a step,
+after the backward pass.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import numpy as np
 from geminid.config import Recipe
 from geminid.parallel.places import in_boxes
 from geminid.plan.collectives import Ring, across_pods_s, seconds
-from geminid.plan.schedule import MXU_SHARE, Machine
+from geminid.plan.links import Machine
+from geminid.plan.schedule import MXU_SHARE
 from geminid.plan.torus import Slice
 
 HALF, FULL = 2, 4  # bytes of bfloat16 and of float32
@@ -85,9 +87,9 @@ class Estimate:
 
 
 def estimate(
-    stack: Stack, positions: int, machine: Machine, remat: str, accumulate: int = 1, rows: int = 2
+    stack: Stack, positions: int, machine: Machine, remat: str, accumulate: int = 1, has_ring: bool = True
 ) -> Estimate:
-    """positions: of the whole batch; rows: that a place does at a time."""
+    """positions: of the whole batch. has_ring: or else nothing runs beside what goes over `tensor`."""
     mesh, chip = machine.mesh, machine.chip
     num_chips = len(machine.places) * machine.num_slices
     a_chip = positions / num_chips
@@ -99,12 +101,16 @@ def estimate(
     used = HALF * stack.layer_params / mesh["tensor"]
     gather = seconds("all-gather", used / mesh["fsdp"], _rings(machine, "context"))
     gather += seconds("all-gather", used, _rings(machine, "fsdp"))
-    blocks = HALF * a_chip * mesh["tensor"] * stack.width
-    # of one row alone the TPU compiler sums over `tensor` whole, and then cuts (docs/log.md)
-    across = (6 if rows == 1 else 4) * seconds("all-gather", blocks, _rings(machine, "tensor"))
     again = RECOMPUTED[remat]
+    if has_ring:
+        across = _around(stack, a_chip, machine)
+        back = (1 + again) * across
+    else:
+        blocks = HALF * a_chip * mesh["tensor"] * stack.width
+        across = 4 * seconds("all-gather", blocks, _rings(machine, "tensor"))
+        back = (1 + again / 2) * across
     forward = [max(each, accumulate * gather) + across for each in one]
-    backward = [max((2 + again) * each, 2 * accumulate * gather) + (1 + again / 2) * across for each in one]
+    backward = [max((2 + again) * each, 2 * accumulate * gather) + back for each in one]
     head_s = 6 * stack.num_ids * stack.width * a_chip / (MXU_SHARE * chip.peak_flops)
     network_s = 0.0
     if machine.num_slices > 1:
@@ -120,6 +126,16 @@ def estimate(
     return Estimate(
         dict(mesh), accumulate, step_s, compute_s, step_s - compute_s, useful / (step_s * chip.peak_flops), hbm
     )
+
+
+def _around(stack: Stack, a_chip: float, machine: Machine) -> float:
+    """Seconds of a layer's forward pass that pieces of activations travel longer than the products beside them take."""
+    count, chip = machine.mesh["tensor"], machine.chip
+    ways = 2 if count > 2 else 1  # of two neighbours each sends both halves over the one link between them
+    travel_s = HALF * a_chip * stack.width * (count - 1) / (ways * chip.link_bandwidth)
+    heads = stack.num_heads * stack.head_dim
+    products = [2 * a_chip * stack.width * columns for columns in (heads, heads, 2 * stack.mlp_width, stack.mlp_width)]
+    return sum(max(0.0, travel_s - flops / (MXU_SHARE * chip.peak_flops)) for flops in products)
 
 
 def _rings(machine: Machine, *axes: str) -> tuple[Ring, ...]:

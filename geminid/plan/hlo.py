@@ -228,7 +228,10 @@ def _space(found: re.Match[str] | None) -> int:
 
 
 def trip_count(module: Module, loop: Instruction) -> int | None:
-    """How often a while loop runs: what the compiler noted, or (bound - first) / step of its counter; else None."""
+    """How often a while loop runs: what the compiler noted, or (bound - first) / step of its counter; else None.
+
+    The first is 0 where the loop's state says nothing else: of a loop whose first trip stands before it, it is 1.
+    """
     noted = re.search(r"known_trip_count\W+n\W+(\d+)", loop.rest)
     if noted:
         return int(noted[1])
@@ -239,7 +242,17 @@ def trip_count(module: Module, loop: Instruction) -> int | None:
     index, bound = found
     moved = _origin(body, body.by_name[body.root.operands[index]])
     step = _constant_added(module, body, moved)
-    return None if step is None else -(-bound // step)
+    return None if step is None else -(-(bound - _first(module, loop, index)) // step)
+
+
+def _first(module: Module, loop: Instruction, index: int) -> int:
+    """The number at which an element of a loop's state begins."""
+    around = next(each for each in module.computations.values() if each.by_name.get(loop.name) is loop)
+    state = _origin(around, around.by_name[loop.operands[0]])
+    if state.opcode != "tuple":
+        return 0
+    first = _origin(around, around.by_name[state.operands[index]])
+    return int(first.literal) if _is_number(first) else 0
 
 
 def _origin(computation: Computation, instruction: Instruction) -> Instruction:
@@ -265,7 +278,7 @@ def _is_number(instruction: Instruction) -> bool:
 
 
 def _bound(module: Module, condition: Computation) -> tuple[int, int] | None:
-    """Which element of the loop's state counts, and the number at which the loop ends; loops count from 0."""
+    """Which element of the loop's state counts, and the number at which the loop ends."""
     root, sides = _outermost(module, condition, _origin(condition, condition.root))
     direction = root.attribute("direction")
     counters = [side for side in sides if side.opcode == "get-tuple-element"]

@@ -1,13 +1,12 @@
 """Plays a scheduled HLO module on a model of one chip and its links: how long the step takes, what waits for whom.
 
 One stream computes, in the order of the schedule. An instruction takes the longer of its matrix products at the chip's
-peak and its main-memory traffic at the chip's bandwidth (Williams et al. 2009, the roofline). A collective holds the
-links of its group for the time that `geminid.plan.collectives` gives it; an asynchronous one begins when it is started
-and its links are free, and the compute stream waits at its `done` alone. One that the compute stream waits for at once
-begins at once: it and what is under way on its links have half of their bandwidth each. Transfers between slices hold
-the network of the host. What the compute stream waits for links or network is exposed communication. Vector units are
-not modelled: elementwise work costs its memory traffic. Loops whose length depends on data take the trips that the
-caller expects.
+peak and its main-memory traffic at the chip's bandwidth (Williams et al. 2009, the roofline). A collective takes the
+time that `geminid.plan.collectives` gives it, a permutation that of its fullest link, both longer where others are on
+their links (`geminid.plan.links`). For an asynchronous one the compute stream waits at its `done` alone. Transfers
+between slices hold the network of the host, one after another. What the compute stream waits for links or network is
+exposed communication. Vector units are not modelled: elementwise work costs its memory traffic. Loops whose length
+depends on data take the trips that the caller expects.
 """
 
 from __future__ import annotations
@@ -15,16 +14,13 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from geminid.plan import hlo
-from geminid.plan.chips import HOP_S, Chip
-from geminid.plan.collectives import Ring, across_pods_s, seconds
+from geminid.plan.collectives import across_pods_s, seconds
 from geminid.plan.hlo import Computation, Instruction, Module
-from geminid.plan.torus import AXES
+from geminid.plan.links import ALL, Held, Links, Machine, Travelling
 
 MXU_SHARE = 0.9  # of the peak that large matrix products reach
 FREE = frozenset(
@@ -33,47 +29,6 @@ FREE = frozenset(
 )  # fmt: skip
 MEGASCALE = "xla_megascale_runtime"
 SLICING = ("dynamic-slice", "slice", "gather")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where a module runs. mesh: its axes as the partitions count through them; places: int [partitions axes of the
-    torus], the chip of each partition in its slice; sides, wraps: of the slice's torus."""
-
-    chip: Chip
-    mesh: Mapping[str, int]
-    places: np.ndarray
-    sides: tuple[int, ...]
-    wraps: tuple[bool, ...]
-    num_slices: int = 1
-
-    def rings(self, group: np.ndarray) -> tuple[Ring, ...]:
-        """A group's axes of the torus as rings or lines; members in no block of chips: one ring through them all."""
-        places = self.places[group]
-        axes = [sorted(set(places[:, i].tolist())) for i in range(places.shape[1])]
-        if math.prod(map(len, axes)) != len(group):
-            return (Ring(AXES[0], len(group), 2 * self.chip.link_bandwidth, 1, True),)
-        found = []
-        for name, at, side, wrap in zip(AXES, axes, self.sides, self.wraps, strict=False):
-            if len(at) > 1:
-                jump = max(b - a for a, b in zip(at, at[1:], strict=False))
-                closed = wrap and jump * len(at) == side
-                bandwidth = self.chip.link_bandwidth * (2 if closed else 1) / jump
-                found.append(Ring(name, len(at), bandwidth, jump, closed))
-        return tuple(found)
-
-    def hops(self, pairs: np.ndarray) -> dict[str, int]:
-        """Links between the farthest of the pairs (int [pairs 2]), by axis and direction such as X+."""
-        moved = self.places[pairs[:, 1]] - self.places[pairs[:, 0]]
-        found = {}
-        for i, (name, side, wrap) in enumerate(zip(AXES, self.sides, self.wraps, strict=False)):
-            steps = moved[:, i]
-            if wrap:
-                steps = (steps + side // 2) % side - side // 2
-            for sign, most in (("+", int(steps.max())), ("-", int(-steps.min()))):
-                if most > 0:
-                    found[name + sign] = most
-        return found
 
 
 @dataclass
@@ -131,13 +86,18 @@ class _Player:
     def __init__(self, module: Module, machine: Machine, expected_trips: int):
         self.module, self.machine, self.expected_trips = module, machine, expected_trips
         self.played = Played()
-        self.now = 0.0
-        self.free: dict[str, float] = {}  # link, network or copy engine -> when it is free again
-        self.finish: dict[str, tuple[float, Transfer | None]] = {}  # of what was started
+        self.links = Links(len(machine.places))
+        self.free: dict[str, float] = {}  # network or copy engine -> when it is free again
+        self.finish: dict[str, tuple[float | Travelling, Transfer | None]] = {}  # of what was started
         self.open: dict[str, Transfer] = {}
         self._costs: dict[tuple[str, str], tuple[float, float]] = {}
-        self._moves: dict[str, tuple[str, tuple[str, ...], float, float, tuple[str, ...]]] = {}
+        self._moves: dict[str, tuple[str, tuple[str, ...], float, float, Held]] = {}
+        self._skipped = 0.0  # of the loop's trips that were not played
         self._names: dict[str, str] = {}  # send or recv -> the name that both ends of a transfer know it by
+
+    @property
+    def now(self) -> float:
+        return self.links.now
 
     def run(self, computation: Computation, events: list[Event], zero: float, weight: float) -> None:
         """Plays one computation. events: where to note what happens, from `zero` on; weight: how often it happens."""
@@ -168,7 +128,7 @@ class _Player:
             return self._done(computation, each, weight)
         if opcode in ("copy-start", "slice-start"):
             duration = each.shapes[0].num_bytes / self.machine.chip.hbm_bandwidth
-            self.finish[each.name] = self._hold(("copies",), duration), None
+            self.finish[each.name] = self._hold("copies", duration), None
             return None
         inner = hlo.collective_within(self.module, each) if opcode in ("fusion", "async-start") else None
         part = hlo.fusion_part(self.module, each)
@@ -190,38 +150,24 @@ class _Player:
             traffic = sum(memory_bytes(self.module, computation, each)) / chip.hbm_bandwidth
             self._costs[key] = flops, max(flops / (MXU_SHARE * chip.peak_flops), traffic)
         flops, duration = self._costs[key]
-        self.now += duration
+        self.links.pass_time(duration)
         self.played.flops += flops * weight
         self.played.compute_s += duration * weight
         for transfer in self.open.values():
             transfer.overlaps[each.op_name.rpartition("/")[2] or each.opcode] += duration * weight
 
-    def _hold(self, resources: tuple[str, ...], duration: float) -> float:
-        """When a transfer that begins now, or once its resources are free, ends."""
-        begin = max(self.now, *(self.free.get(name, 0.0) for name in resources))
-        for name in resources:
-            self.free[name] = begin + duration
-        return begin + duration
+    def _hold(self, resource: str, duration: float) -> float:
+        """When a transfer ends that begins now, or once its resource is free."""
+        self.free[resource] = max(self.now, self.free.get(resource, 0.0)) + duration
+        return self.free[resource]
 
-    def _share(self, links: tuple[str, ...], duration: float) -> float:
-        """When a transfer that begins now ends, at half of the bandwidth while others are under way on its links.
-
-        Those end later by what it takes from them.
-        """
-        left = max(0.0, *(self.free.get(link, 0.0) - self.now for link in links))
-        taken = min(duration, left)
-        delayed = {self.free[link] for link in links if self.free.get(link, 0.0) > self.now}
-        for started, (until, transfer) in self.finish.items():
-            if transfer is not None and until in delayed:
-                self.finish[started] = until + taken, transfer
-        end = self.now + duration + taken
-        for link in links:
-            self.free[link] = max(end, self.free.get(link, 0.0) + taken)
-        return end
-
-    def _wait(self, until: float, transfer: Transfer | None, weight: float) -> str | None:
-        wait = max(0.0, until - self.now)
-        self.now += wait
+    def _wait(self, until: float | Travelling, transfer: Transfer | None, weight: float) -> str | None:
+        begin = self.now
+        if isinstance(until, Travelling):
+            self.links.wait_for(until)
+        else:
+            self.links.pass_time(max(0.0, until - begin))
+        wait = self.now - begin
         if transfer is None:
             self.played.memory_wait_s += wait * weight
             return "memory"
@@ -242,35 +188,36 @@ class _Player:
         is_async = is_fused or each.opcode.endswith("-start")
         transfer = self.played.transfers.setdefault(key, Transfer(each.name, kind, axes, num_bytes, duration, is_async))
         transfer.count += weight
-        until = (self._hold if is_async else self._share)(links, duration) if links else self.now
-        events.append(Event("links " + "".join(sorted({link[0] for link in links})), each.name,
-                            until - duration - zero, until - zero, f"{kind} over {', '.join(axes)}"))  # fmt: skip
+        begin, before = self.now, self._skipped
+
+        def ended(at: float) -> None:
+            end = at - (self._skipped - before)
+            events.append(Event("links " + "".join(sorted({link[0] for link in links})), each.name,
+                                begin - zero, end - zero, f"{kind} over {', '.join(axes)}"))  # fmt: skip
+
+        travelling = self.links.begin(links, duration, ended)
         if is_async:
             started = inner.channel if is_fused else each.name
-            self.finish[started] = until, transfer
+            self.finish[started] = travelling, transfer
             self.open[started] = transfer
             return
-        begin = self.now
         if each.opcode == "fusion":  # compute and collective in one kernel: the longer of the two
             self._compute(computation, each, weight)
             events.append(Event("compute", each.name, begin - zero, self.now - zero, each.op_name))
-        begin = self.now
-        self._wait(until, transfer, weight)
-        if self.now > begin:
-            events.append(Event("waiting", each.name, begin - zero, self.now - zero, kind))
+        computed = self.now
+        self._wait(travelling, transfer, weight)
+        if self.now > computed:
+            events.append(Event("waiting", each.name, computed - zero, self.now - zero, kind))
 
-    def _describe(self, collective: hlo.Collective) -> tuple[str, tuple[str, ...], float, float, tuple[str, ...]]:
+    def _describe(self, collective: hlo.Collective) -> tuple[str, tuple[str, ...], float, float, Held]:
         """Kind, mesh axes, bytes a chip has part in, seconds and links of a collective."""
         machine, each = self.machine, collective.instruction
         kind = each.opcode.removesuffix("-start")
         is_start = each.opcode.endswith("-start")
         if kind == "collective-permute":
             pairs = hlo.permutation(each)
-            hops = machine.hops(pairs)
             num_bytes = each.shapes[0].num_bytes
-            farthest = max(hops.values(), default=0)  # so many transfers share its links
-            duration = sum(hops.values()) * HOP_S + num_bytes * farthest / machine.chip.link_bandwidth
-            return kind, hlo.axes_of(pairs, machine.mesh), num_bytes, duration, tuple(hops)
+            return kind, hlo.axes_of(pairs, machine.mesh), num_bytes, *machine.permuted(pairs, num_bytes)
         groups = hlo.replica_groups(each, len(machine.places))
         arrays = [shape.num_bytes for shape in each.shapes]
         if is_start and len(arrays) > 1:  # operands, then results
@@ -281,7 +228,7 @@ class _Player:
         if collective.is_cut:
             kind = "reduce-scatter"
         rings = machine.rings(groups[0])
-        links = tuple(ring.axis + sign for ring in rings for sign in "+-")
+        links = {ring.axis + sign: ALL for ring in rings for sign in "+-"}
         axes = hlo.axes_of(groups, machine.mesh)
         return kind, axes, num_bytes, seconds(_KINDS.get(kind, kind), num_bytes, rings), links
 
@@ -311,7 +258,7 @@ class _Player:
             "megascale/" + name, Transfer(name, "megascale " + kind, ("slice",), num_bytes, duration, True)
         )
         transfer.count += weight
-        until = self._hold(("network",), duration)
+        until = self._hold("network", duration)
         events.append(Event("network", each.name, until - duration - zero, until - zero, transfer.kind))
         self.finish[each.name] = self.finish["recv of " + name] = until, transfer
         self._names[each.name] = name
@@ -323,7 +270,7 @@ class _Player:
             name = self._names[started]
             self.open.pop(name, None)
             until, transfer = self.finish.get("recv of " + name, (self.now, None))
-            return self._wait(until if math.isfinite(until) else self.now, transfer, weight)
+            return self._wait(self.now if until == math.inf else until, transfer, weight)
         return self._finished(started, weight)
 
     def _finished(self, started: str, weight: float) -> str | None:
@@ -354,7 +301,8 @@ class _Player:
         trip_s = self.now - begin
         self.played.loops[each.name] = trips, trip_s, events
         jump = (trips - 2) * trip_s
-        self.now += jump
+        self.links.now += jump  # what is under way then is what was after the second trip
+        self._skipped += jump
         self.free = {name: at + jump for name, at in self.free.items()}
 
 

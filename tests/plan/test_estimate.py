@@ -47,7 +47,7 @@ def test_maxtexts_table_within_ten_points(billions, chip, shape, tensor, rows, r
     mesh = {"fsdp": block.num_chips // tensor, "context": 1, "tensor": tensor}
     for slices, mfu in published.items():
         positions = rows * LENGTH * block.num_chips * slices
-        modelled = estimate(stack, positions, row_major(block, slices, mesh), remat).mfu
+        modelled = estimate(stack, positions, row_major(block, slices, mesh), remat, has_ring=False).mfu
         assert 100 * modelled == pytest.approx(mfu, abs=10)
 
 

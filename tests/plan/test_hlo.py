@@ -157,6 +157,11 @@ def test_a_loop_that_counts_by_two_as_the_compiler_writes_windowed_products():
     assert hlo.computation_flops(module, module.entry) == 4 * 2 * 8**3
 
 
+def test_a_loop_whose_first_trip_stands_before_it():
+    module = hlo.parse(WINDOW.replace("%zero = s32[]{:T(128)} constant(0)", "%zero = s32[]{:T(128)} constant(2)"))
+    assert hlo.trip_count(module, module.entry.by_name["loop"]) == 3
+
+
 def test_a_text_that_is_no_program():
     with pytest.raises(ValueError, match="no ENTRY computation"):
         hlo.parse("HloModule nothing\n")

@@ -7,7 +7,8 @@ import pytest
 
 from geminid.plan import chips, hlo, torus
 from geminid.plan.estimate import row_major
-from geminid.plan.schedule import MXU_SHARE, Machine, Played, memory_bytes, play
+from geminid.plan.links import Machine
+from geminid.plan.schedule import MXU_SHARE, Played, memory_bytes, play
 
 V4 = chips.get("v4")
 GATHERED = 1024 * 4096 * 2  # bytes
