@@ -72,6 +72,7 @@ class VisionConfig:
     """Picture encoder: convolutional stem, ViT blocks, pooling to soft tokens."""
 
     stem_widths: tuple[int, ...] = (16, 32)  # channels at 2, 4, ... pixels; then `width` at twice the last
+    stem_blocks: int = 1  # residual blocks after each halving
     width: int = 128
     num_layers: int = 0  # ViT blocks: on a thousand pictures none learns fastest
     num_heads: int = 4
@@ -157,6 +158,7 @@ class OptimiserConfig:
     warmup_steps: int = 50
     momentum: float = 0.95  # Muon's
     scan_muon: bool = False  # its five products of a matrix as a loop: a smaller program, slower on a CPU
+    muon_dtype: str = "float32"  # of these products; Jordan et al. 2024 take bfloat16
     beta1: float = 0.9  # AdamW's
     beta2: float = 0.98
     weight_decay: float = 0.05

@@ -16,6 +16,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "codec.downsample": (1, 256),
     "codec.width": (1, _ANY),
     "codec.num_blocks": (0, _ANY),
+    "vision.stem_blocks": (0, _ANY),
     "vision.width": (1, _ANY),
     "vision.num_layers": (0, _ANY),
     "vision.num_heads": (1, _ANY),
@@ -83,7 +84,7 @@ CHOICES = {
     "vision.dtype": ("float32", "bfloat16"),
     "audio.dtype": ("float32", "bfloat16"),
 }
-STAGE_CHOICES = {"optimiser.matrices": ("muon", "adamw")}
+STAGE_CHOICES = {"optimiser.matrices": ("muon", "adamw"), "optimiser.muon_dtype": ("float32", "bfloat16")}
 MAX_CODES = 32  # a side of a written image, see geminid.tokens.ids
 DRAW_EXTRA = 16  # ids of a drawing's document beside its codes
 

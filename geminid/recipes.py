@@ -85,9 +85,8 @@ def _large(
         decoder, num_kv_heads=1, window=1024, local_per_global=5, rope_theta=1e6, scan_layers=True,
         attention="blockwise", remat=remat, dtype="bfloat16",
     )  # fmt: skip
-    stage = StageConfig(
-        steps=100_000, batch=rows, optimiser=OptimiserConfig(learning_rate=2e-4, warmup_steps=2000, scan_muon=True)
-    )
+    optimiser = OptimiserConfig(learning_rate=2e-4, warmup_steps=2000, scan_muon=True, muon_dtype=shared.dtype)
+    stage = StageConfig(steps=100_000, batch=rows, optimiser=optimiser)
     return Recipe(
         name=name,
         data=DataConfig(picture_size=256, clip_max_s=30.0, frames=32),
@@ -95,6 +94,7 @@ def _large(
         codec=CodecConfig(levels=(8, 8, 8, 6, 5), downsample=8, width=512, num_blocks=6),
         vision=VisionConfig(
             stem_widths=(128, 256),
+            stem_blocks=0,
             width=encoder_width,
             num_layers=encoder_layers,
             num_heads=16,
@@ -104,6 +104,7 @@ def _large(
         audio=AudioConfig(
             max_s=30.0,
             conv_widths=(256, 512),
+            conv_blocks=0,
             width=encoder_width,
             num_layers=encoder_layers,
             num_heads=16,
@@ -121,7 +122,7 @@ def _large(
             max_pictures=16 * rows,
             max_clips=4 * rows,
             answer_share=1.0,
-            logit_chunk=1024,
+            logit_chunk=4096,
             lookahead=4096,
         ),
     )

@@ -31,7 +31,9 @@ class VisionEncoder(nnx.Module):
         self.config = config
         widths = (*config.stem_widths, config.width)
         self.inward = convolution(3 * FOLD**2, widths[0], 3, 1, rngs)
-        self.residual = nnx.List([ResidualConv(width, group_norm, rngs=rngs) for width in widths[1:]])
+        self.residual = nnx.List(
+            [ResidualConv(width, group_norm, rngs=rngs) for width in widths[1:] for _ in range(config.stem_blocks)]
+        )
         self.down = nnx.List([convolution(a, b, 3, 2, rngs) for a, b in zip(widths, widths[1:], strict=False)])
         self.blocks = blocks_of(
             lambda rngs: EncoderBlock(config.width, config.num_heads, rngs=rngs), config.num_layers, rngs
@@ -56,8 +58,11 @@ class VisionEncoder(nnx.Module):
         def stem(weights: nnx.State, pictures: Array) -> Array:
             inward, downs, residuals = nnx.merge(graph, weights)
             x = jax.nn.gelu(inward(fold((1.0 - pictures) / 2.0, FOLD)))  # ink: white paper is 0, as the padding is
-            for down, residual in zip(downs, residuals, strict=True):
-                x = residual(down(x))
+            residual = iter(residuals)
+            for down in downs:
+                x = down(x)
+                for _ in range(self.config.stem_blocks):
+                    x = next(residual)(x)
             return x
 
         x = each_its_slots(stem, weights, pictures)

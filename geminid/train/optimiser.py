@@ -53,7 +53,7 @@ def make_optimiser(
     else:
         along = optax.chain(
             momentum(config.momentum),
-            orthogonal(config.scan_muon),
+            orthogonal(config.scan_muon, config.muon_dtype),
             optax.add_decayed_weights(config.weight_decay),
             optax.scale_by_learning_rate(schedule),
         )
@@ -89,7 +89,7 @@ def momentum(beta: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def orthogonal(scan: bool) -> optax.GradientTransformation:
+def orthogonal(scan: bool, dtype: str = "float32") -> optax.GradientTransformation:
     """The nearest orthogonal matrix of each, times what makes its entries as large as Adam's steps.
 
     Of the decoder's matrices one is done after another: each takes as much memory as the gradients of many.
@@ -104,8 +104,10 @@ def orthogonal(scan: bool) -> optax.GradientTransformation:
             fan_in, fan_out = (math.prod(x.shape[axis] for axis in side) for side in axes)  # type: ignore[not-iterable]
 
             def step(x: Array) -> Array:
-                nearest = orthogonalize_via_newton_schulz(x, jnp.asarray(coefficients), ROUNDS, dimension_numbers=axes)
-                return jnp.sqrt(jnp.maximum(fan_in, fan_out)) * STEP_RMS * nearest
+                nearest = orthogonalize_via_newton_schulz(
+                    x.astype(dtype), jnp.asarray(coefficients), ROUNDS, dimension_numbers=axes
+                )
+                return jnp.sqrt(jnp.maximum(fan_in, fan_out)) * STEP_RMS * nearest.astype(x.dtype)
 
             x, done = where_layers_are_whole(step, path, x, done)
             return x

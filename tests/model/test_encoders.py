@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -40,6 +42,15 @@ def pixels(*shape: int) -> np.ndarray:
 
 
 # --- pictures ---
+
+
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_a_stem_has_as_many_blocks_as_it_is_told(blocks):
+    config = dataclasses.replace(VISION, stem_widths=(4,), num_layers=0, stem_blocks=blocks)
+    encoder = filled(lambda: VisionEncoder(config, rngs=nnx.Rngs(0)), 0.3, seed=0)
+    kernels = [x for x in jax.tree.leaves(nnx.state(encoder, nnx.Param)) if x.ndim == 4]
+    assert len(kernels) == 2 + 2 * blocks
+    assert encoder(np.asarray(to_float(pixels(1, 8, 8)))).shape == (1, 2, 16)
 
 
 def test_pixels_become_minus_one_to_one():

@@ -204,6 +204,17 @@ def test_as_a_loop_muon_takes_the_same_steps(shape):
     np.testing.assert_allclose(unrolled["layers"]["q"], looped["layers"]["q"], atol=1e-5)
 
 
+def test_muon_in_half_precision_goes_nearly_the_same_way():
+    gradient = {"w": random(40, 24)}
+    start = jax.tree.map(np.zeros_like, gradient)
+    wide, half = (
+        train(start, [gradient] * 2, dataclasses.replace(PLAIN, muon_dtype=dtype))["w"].reshape(-1)
+        for dtype in ("float32", "bfloat16")
+    )
+    assert half.dtype == np.float32
+    assert 0.99 < wide @ half / np.sqrt((wide @ wide) * (half @ half)) < 1 - 1e-7
+
+
 def test_adam_moves_every_number_of_a_table_by_itself():
     """By the same amount each, when every step has the same gradient; Muon does not."""
     tables = {name: random(4, 3) for name in ("embedding", "words", "caption", "depthwise")}
