@@ -76,10 +76,12 @@ def _large(
     encoder_width: int,
     rows: int = 256,
     remat: str = "attended",
+    logit_chunk: int = 1024,
 ) -> Recipe:
     """What the large recipes share: 32,768 positions, 256k text pieces, larger pictures, encoders of their own.
 
-    rows: of a batch, each a logical shard with 16 pictures and 4 clips; remat: as `DecoderConfig` has it.
+    rows: of a batch, each a logical shard with 16 pictures and 4 clips; remat, logit_chunk: as `DecoderConfig` and
+    `JointConfig` have them.
     """
     shared = dataclasses.replace(
         decoder, num_kv_heads=1, window=1024, local_per_global=5, rope_theta=1e6, scan_layers=True,
@@ -122,7 +124,7 @@ def _large(
             max_pictures=16 * rows,
             max_clips=4 * rows,
             answer_share=1.0,
-            logit_chunk=4096,
+            logit_chunk=logit_chunk,
             lookahead=4096,
         ),
     )
@@ -151,7 +153,7 @@ def pro() -> Recipe:
 def ultra() -> Recipe:
     """Ultra: about 500B parameters; the size is ours, the real one is not public. 512 rows: 16.8M positions a step."""
     decoder = DecoderConfig(num_layers=100, width=16_384, num_heads=128, head_dim=128, mlp_width=90_112)
-    return _large("ultra", decoder, 40, 2048, rows=512)
+    return _large("ultra", decoder, 40, 2048, rows=512, logit_chunk=4096)
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {f.__name__: f for f in (demo, demo_fast, nano1, nano2, pro, ultra)}

@@ -33,7 +33,7 @@ from geminid.plan.torus import Slice
 from geminid.tokens.ids import num_ids
 
 MOST_SLICES = 64
-ROOM = 0.9  # of a chip's memory that a modelled step may take
+ROOM = 0.7  # of a chip's memory that a modelled step may take: the model leaves out what is there for moments
 ENVIRONMENT = ".venv-tpu-plan"
 OUT_OF_MEMORY = re.compile(
     r"(?:Used|HLO temporaries) \(?([\d.]+)([KMGT]?)\)?(?: of | exceeds available HBM \()([\d.]+)([KMGT]?)(?: hbm|\))"
@@ -129,8 +129,8 @@ def plan_compile(request: CompileRequest, recipe: Recipe) -> dict[str, Any]:
 
 
 def search(recipe: Recipe, target: Target) -> list[Estimate]:
-    """Meshes by modelled step time, those that compile and fit first; where it is alike, rows stay whole and little is
-    kept."""
+    """Meshes by modelled step time, those that compile and fit first; where it is alike, rows stay whole, and batches
+    too."""
     stack = of_recipe(recipe, num_ids(recipe))
     positions = recipe.joint.stage.batch * recipe.joint.row_length
     found = [
@@ -147,7 +147,7 @@ def search(recipe: Recipe, target: Target) -> list[Estimate]:
             each.hbm_bytes > room,
             float(f"{each.step_s:.2g}"),
             each.mesh["context"],
-            each.hbm_bytes,
+            each.accumulate,
         ),
     )
 

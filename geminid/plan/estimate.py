@@ -32,7 +32,7 @@ SAVED = {"none": 16, "dots": 8, "attended": 2, "full": 1}  # arrays as wide as t
 ACTIVATION_PASSES = 8  # times that each of a layer's activations goes through main memory, forward; measured on none
 ROWS = 16  # of a key's or value's gradient on a device while slices are added: with 4 the compiler divides by zero
 STATE_BYTES = 3 * FULL  # of a parameter: itself, its momentum, its gradient; a part of the batch has a gradient too
-TABLE_BYTES = 2 * FULL + HALF  # of an id's number in use: as it is gathered, as it is used, its gradient
+TABLE_BYTES = 20  # of an id's number in use, with its gradient: by what the compiler says of ultra and pro
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,13 @@ def estimate(
     saved = HALF * stack.num_layers * stack.width * a_chip / accumulate * SAVED[remat]
     hbm = kept + table + saved + 4 * used / 3
     return Estimate(
-        dict(mesh), accumulate, step_s, compute_s, step_s - compute_s, useful / (step_s * chip.peak_flops), hbm
+        dict(mesh),
+        accumulate,
+        step_s,
+        compute_s,
+        max(0.0, step_s - compute_s),
+        useful / (step_s * chip.peak_flops),
+        hbm,
     )
 
 
