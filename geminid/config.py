@@ -144,7 +144,8 @@ class DecoderConfig:
     attention: str = "dense"  # of packed rows: dense (a mask of T x T) | blockwise (memory linear in T)
     attention_block: int = 512  # positions of a block, where attention is blockwise
     attention_documents: int = 31  # most documents of a row, where attention is blockwise: a GPU's kernel counts on it
-    remat: str = "none"  # none | full | attended | dots: what the layers keep for the backward pass, in rising order
+    # what layers keep for the backward pass: none | full | offload (as full, in the host's memory) | attended | dots
+    remat: str = "none"
     dtype: str = "float32"
 
 

@@ -79,7 +79,7 @@ STAGE_RANGES: dict[str, tuple[float, float]] = {
 CHOICES = {
     "decoder.activation": ("gelu_tanh", "silu"),
     "decoder.attention": ("dense", "blockwise"),
-    "decoder.remat": ("none", "full", "attended", "dots"),
+    "decoder.remat": ("none", "full", "offload", "attended", "dots"),
     "decoder.dtype": ("float32", "bfloat16"),
     "vision.dtype": ("float32", "bfloat16"),
     "audio.dtype": ("float32", "bfloat16"),

@@ -147,7 +147,7 @@ def nano2() -> Recipe:
 def pro() -> Recipe:
     """Pro: about 100B parameters; the size is ours, the real one is not public. It keeps little: a v5e has 16 GB."""
     decoder = DecoderConfig(num_layers=72, width=8192, num_heads=64, head_dim=128, mlp_width=49_152)
-    return _large("pro", decoder, 32, 1536, remat="full")
+    return _large("pro", decoder, 32, 1536, remat="offload")
 
 
 def ultra() -> Recipe:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from geminid.config import DecoderConfig
 from geminid.model.blockwise import ATTENDED, Where, blockwise
@@ -19,11 +20,18 @@ from geminid.model.layers import Attention, GatedMLP, RMSNorm, attend, entering,
 from geminid.parallel.ring import in_order, in_turn
 from geminid.parallel.sharding import constrain, gathered_layer, split_attention
 
+ENTERED = "entered"  # a layer
 # what the layers keep for the backward pass; the rest is computed again
 _kept = jax.checkpoint_policies
 POLICIES: dict[str, Any] = {
     "none": None,
     "full": None,
+    "offload": _kept.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[ENTERED],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
     "attended": _kept.save_only_these_names(ATTENDED),
     "dots": _kept.save_from_both_policies(
         _kept.dots_with_no_batch_dims_saveable, _kept.save_only_these_names(ATTENDED)
@@ -209,6 +217,7 @@ class Decoder(nnx.Module):
 
         def one(x: Array, inputs: tuple) -> tuple[Array, Any]:
             weights, rotary, layer_cache = inputs
+            x = checkpoint_name(x, ENTERED)
             weights = gathered_layer(weights, config.dtype)
             return layer(nnx.merge(graph, weights), x, rotary, layer_cache)
 

@@ -55,16 +55,17 @@ KEPT: dict[str, tuple[str, ...]] = {
     "width": ("fsdp",),
     "heads": ("tensor", "context"),  # what `context` cuts is a piece of what a device of `tensor` uses
     "hidden": ("tensor", "context"),
-    "ids": ("tensor", "context"),
+    "ids": ("context", "tensor"),  # as "columns": from a table in columns to one in ids without a permutation
     "none": (),
 }
-USED = {"heads": ("tensor",), "hidden": ("tensor",), "ids": ("tensor", "context")}  # the other axes are gathered
+USED = {"heads": ("tensor",), "hidden": ("tensor",), "ids": ("context", "tensor")}  # the other axes are gathered
 SLOTS = (
     ("context", "tensor"),
     ("context",),
     ("tensor",),
 )  # over these, where they divide their number: pictures, clips
 ANYWHERE = (("fsdp", "context", "tensor"), ("fsdp", "context"), ("context", "tensor"), ("fsdp",), ("context",))
+EMBEDDING = ["decoder", "embedding"]
 PIECE = 96  # what is not of the decoder's layers is cut into pieces of no fewer: an encoder of 1,536 in sixteen
 
 
@@ -249,6 +250,11 @@ def gathered_layer(weights: Any, dtype: str) -> Any:
     return jax.tree_util.tree_map_with_path(gather, weights)
 
 
+def layers_as(dtype: str, params: Any) -> Any:
+    """Parameters, the matrices of the decoder's layers in `dtype`."""
+    return jax.tree_util.tree_map_with_path(lambda path, x: x.astype(dtype) if _is_stacked(path) else x, params)
+
+
 def gathered_others(params: Any) -> Any:
     """All parameters, those outside the decoder's layers and the encoders' blocks ready for use."""
     mesh = current()
@@ -262,6 +268,30 @@ def gathered_others(params: Any) -> Any:
     for (i, path), x in zip(others.items(), ready, strict=True):
         leaves[i] = jax.lax.with_sharding_constraint(x, _specs(path, x.shape, mesh.shape)[1])
     return jax.tree.unflatten(tree, leaves)
+
+
+def of_each_place(params: Any, part: Array) -> tuple[Any, Any]:
+    """Parameters and the axes along which `jax.vmap` over the places of slice x fsdp takes them.
+
+    The embedding gets an axis of places: logits are made in chunks, and its gradient would be summed over places after
+    each of them, not once. part: anything of the part of the batch that is to come; the embedding is not made ready
+    before it, or the compiler would keep it in each of its layouts for all parts.
+    """
+    mesh = current()
+    if mesh is None:
+        return params, None
+    places = _count(SHARDS, mesh.shape)
+
+    def is_own(path: Any) -> bool:
+        return keys_of(path) == EMBEDDING
+
+    def own(x: Array) -> Array:
+        used = PartitionSpec(SHARDS, *_other_specs(EMBEDDING[-1], x.shape, mesh.shape)[1])
+        x, _ = jax.lax.optimization_barrier((x, jax.lax.stop_gradient(part)))
+        return jax.lax.with_sharding_constraint(jnp.broadcast_to(x, (places, *x.shape)), used)
+
+    axes = jax.tree_util.tree_map_with_path(lambda path, _: 0 if is_own(path) else None, params)
+    return jax.tree_util.tree_map_with_path(lambda path, x: own(x) if is_own(path) else x, params), axes
 
 
 def gathered_block(weights: Any, dtype: Any) -> Any:

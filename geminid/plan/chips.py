@@ -1,6 +1,7 @@
 """TPU generations: what one chip does and how a pod is built.
 
-Source: the Cloud TPU system pages and the scaling book (Austin et al. 2025, "How to Scale Your Model", chapter 2).
+Source: the Cloud TPU system pages and the scaling book (Austin et al. 2025, "How to Scale Your Model", chapter 2; its
+third problem has what a chip's link to its host carries).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 CUBE = 4  # chips along the edge of a cube, the unit that optical switches wire (Jouppi et al. 2023, section 2)
 HOSTS_PER_CUBE = 16
 DCN_BANDWIDTH = 25e9  # bytes/s one way out of one host
+HOST_BANDWIDTH = 15e9  # bytes/s between one chip and its host's memory, over PCIe
 HOP_S = 1e-6  # latency of one link
 
 

@@ -33,7 +33,7 @@ from geminid.plan.torus import Slice
 from geminid.tokens.ids import num_ids
 
 MOST_SLICES = 64
-ROOM = 0.7  # of a chip's memory that a modelled step may take: the model leaves out what is there for moments
+ROOM = 0.87  # of a chip's memory that a modelled step may take: the program and what the compiler reserves come on top
 ENVIRONMENT = ".venv-tpu-plan"
 OUT_OF_MEMORY = re.compile(
     r"(?:Used|HLO temporaries) \(?([\d.]+)([KMGT]?)\)?(?: of | exceeds available HBM \()([\d.]+)([KMGT]?)(?: hbm|\))"

@@ -18,6 +18,7 @@ NARROWEST = 0.3  # pixels; what is narrower is drawn with its neighbours
 MOST_LOOPS = 6
 COLOURS = {
     "compute": "#4e79a7", "loops": "#9c755f", "waiting": "#d62728", "memory": "#edc948", "network": "#b07aa1",
+    "host": "#ff9da7",
 }  # fmt: skip
 LINKS = "#59a14f"
 STYLE = """body{font:14px/1.4 system-ui,sans-serif;margin:2em auto;max-width:1150px;color:#222}

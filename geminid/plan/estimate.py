@@ -27,12 +27,26 @@ from geminid.plan.torus import Slice
 
 HALF, FULL = 2, 4  # bytes of bfloat16 and of float32
 NETWORK_SHARE = 0.5  # of the data-centre network's bandwidth that sums over slices reach
-RECOMPUTED = {"none": 0.0, "dots": 0.0, "attended": 1.0, "full": 1.0}  # forward passes done again in the backward pass
-SAVED = {"none": 16, "dots": 8, "attended": 2, "full": 1}  # arrays as wide as the model that a layer keeps
+RECOMPUTED = {
+    "none": 0.0,
+    "dots": 0.0,
+    "attended": 1.0,
+    "full": 1.0,
+    "offload": 1.0,
+}  # forward passes done again in the backward pass
+SAVED = {
+    "none": 16,
+    "dots": 8,
+    "attended": 2,
+    "full": 1,
+    "offload": 0,
+}  # arrays as wide as the model that a layer keeps
 ACTIVATION_PASSES = 8  # times that each of a layer's activations goes through main memory, forward; measured on none
 ROWS = 16  # of a key's or value's gradient on a device while slices are added: with 4 the compiler divides by zero
 STATE_BYTES = 3 * FULL  # of a parameter: itself, its momentum, its gradient; a part of the batch has a gradient too
-TABLE_BYTES = 20  # of an id's number in use, with its gradient: by what the compiler says of ultra and pro
+# by what the compiler says of pro on four meshes, and of ultra:
+TABLE_BYTES = 14  # of an id's number in use, with its gradient
+LAYER_COPIES = 2.5  # of a layer's activations while it is computed again, gradients among them
 
 
 @dataclass(frozen=True)
@@ -122,7 +136,8 @@ def estimate(
     kept = stack.num_params / len(machine.places) * (STATE_BYTES + (FULL if accumulate > 1 else 0))
     table = stack.num_ids * stack.width / (mesh["context"] * mesh["tensor"]) * TABLE_BYTES
     saved = HALF * stack.num_layers * stack.width * a_chip / accumulate * SAVED[remat]
-    hbm = kept + table + saved + 4 * used / 3
+    layer = LAYER_COPIES * HALF * sides * a_chip / accumulate
+    hbm = kept + table + saved + layer + 4 * used / 3
     return Estimate(
         dict(mesh),
         accumulate,

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from geminid.plan import hlo
+from geminid.plan.chips import HOST_BANDWIDTH
 from geminid.plan.collectives import across_pods_s, seconds
 from geminid.plan.hlo import Computation, Instruction, Module
 from geminid.plan.links import ALL, Held, Links, Machine, Travelling
@@ -28,6 +29,8 @@ FREE = frozenset(
      "replica-id", "opt-barrier", "add-dependency", "domain", "custom-call")
 )  # fmt: skip
 MEGASCALE = "xla_megascale_runtime"
+HOST = 5  # the compiler's number of the host's memory
+MOVES = ("copy", "slice", "dynamic-slice", "dynamic-update-slice")  # within a memory, or from one to another
 SLICING = ("dynamic-slice", "slice", "gather")
 
 
@@ -126,10 +129,8 @@ class _Player:
             return None
         if opcode.endswith("-done"):
             return self._done(computation, each, weight)
-        if opcode in ("copy-start", "slice-start"):
-            duration = each.shapes[0].num_bytes / self.machine.chip.hbm_bandwidth
-            self.finish[each.name] = self._hold("copies", duration), None
-            return None
+        if opcode.removesuffix("-start") in MOVES and (opcode.endswith("-start") or is_of_host(computation, each)):
+            return self._move(computation, each, events, zero, weight)
         inner = hlo.collective_within(self.module, each) if opcode in ("fusion", "async-start") else None
         part = hlo.fusion_part(self.module, each)
         if inner is not None and part == "done":
@@ -160,6 +161,21 @@ class _Player:
         """When a transfer ends that begins now, or once its resource is free."""
         self.free[resource] = max(self.now, self.free.get(resource, 0.0)) + duration
         return self.free[resource]
+
+    def _move(
+        self, computation: Computation, each: Instruction, events: list[Event], zero: float, weight: float
+    ) -> str | None:
+        """A copy that the compute stream does not make itself; it waits for one without a `done`."""
+        num_bytes, resource, bandwidth = moved_bytes(computation, each), "copies", self.machine.chip.hbm_bandwidth
+        if is_of_host(computation, each):
+            resource, bandwidth = "host", HOST_BANDWIDTH
+        until = self._hold(resource, num_bytes / bandwidth)
+        if resource == "host":
+            events.append(Event("host", each.name, until - num_bytes / bandwidth - zero, until - zero, each.op_name))
+        if not each.opcode.endswith("-start"):
+            return self._wait(until, None, weight)
+        self.finish[each.name] = until, None
+        return None
 
     def _wait(self, until: float | Travelling, transfer: Transfer | None, weight: float) -> str | None:
         begin = self.now
@@ -332,6 +348,22 @@ def memory_bytes(module: Module, computation: Computation, each: Instruction) ->
     if opcode == "dynamic-update-slice":
         return sides[1].num_bytes, sides[1].num_bytes
     return sum(map(_main, sides)), _main(each)
+
+
+def is_of_host(computation: Computation, each: Instruction) -> bool:
+    """Whether a copy reads or writes the host's memory."""
+    sides = [each, *(computation.by_name[name] for name in each.operands if name in computation.by_name)]
+    return any(shape.space == HOST for side in sides for shape in side.shapes)
+
+
+def moved_bytes(computation: Computation, each: Instruction) -> float:
+    """Bytes of what a copy moves: of an array that is written in part, the part."""
+    name = each.opcode.removesuffix("-start")
+    if name == "dynamic-update-slice":
+        return computation.by_name[each.operands[1]].num_bytes
+    # of a start: operands, then the result, then what its `done` needs
+    result = each.shapes[len(each.operands)] if name == "dynamic-slice" and each.opcode != name else each.shapes[0]
+    return result.num_bytes
 
 
 def _main(each: Instruction) -> float:

@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from geminid.batches.packing import Batch
-from geminid.parallel.sharding import SHARDS, batch_sharding, replicated, state_shardings
+from geminid.parallel.sharding import SHARDS, batch_sharding, of_each_place, replicated, state_shardings
 from geminid.train.loop import State
 from geminid.train.shards import ShardedTask
 
@@ -52,9 +52,11 @@ class FusedStep:
         moving = self.task.moving(params)
 
         def total(moving: Any, batches: Any, keys: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-            shards = jax.vmap(self.task.summed, (None, None, 0, 0), spmd_axis_name=SHARDS)
-            sums, scalars = shards(moving, params, batches, keys)
-            return sums.sum(), scalars
+            ready, axes = of_each_place(self.task.ready(moving, params), batches["weights"])
+            of_place = jax.vmap(self.task.summed, (None, 0, 0))
+            shards = jax.vmap(of_place, (axes, 0, 0), spmd_axis_name=SHARDS)
+            sums, scalars = shards(ready, *jax.tree.map(self._by_place, (batches, keys)))
+            return sums.sum(), jax.tree.map(jnp.ravel, scalars)
 
         def add(sum_so_far: list[jax.Array], part: Any) -> tuple[list[jax.Array], dict[str, jax.Array]]:
             gradient, scalars = jax.grad(total, has_aux=True)(moving, *part)
@@ -64,10 +66,15 @@ class FusedStep:
             gradient, scalars = jax.grad(total, has_aux=True)(moving, batches, keys)
         else:
             parts = jax.tree.map(self._in_parts, (batches, keys))
-            gradient, scalars = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, moving), parts)
+            zeros = [jnp.zeros_like(leaf, jnp.float32) for leaf in moving]
+            gradient, scalars = jax.lax.scan(add, zeros, parts)
         weights = scalars["weight"]
         means = {name: (value * weights).sum() / weights.sum() for name, value in scalars.items() if name != "weight"}
         return gradient, {"weight": weights.sum(), **means}
+
+    def _by_place(self, x: jax.Array) -> jax.Array:
+        """[M ...] of logical shards -> [places M/places ...]."""
+        return x.reshape(_places(self.mesh), -1, *x.shape[1:])
 
     def _in_parts(self, x: jax.Array) -> jax.Array:
         """[M ...] of logical shards -> [parts M/parts ...]; what a place holds stays there."""
@@ -77,7 +84,7 @@ class FusedStep:
 
     def _fused(self, state: State, batches: Any, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
         gradient, scalars = self._gradients(state["params"], batches, key)
-        new = self.task.apply(state, [leaf / scalars["weight"] for leaf in gradient])
+        new = self.task.apply(state, [leaf.astype(jnp.float32) / scalars["weight"] for leaf in gradient])
         return new, {name: value for name, value in scalars.items() if name != "weight"}
 
     def __call__(self, state: State, batches: Any, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:

@@ -133,4 +133,5 @@ def joint_task(recipe: Recipe, model: Model) -> Task:
 
 def sharded_joint_task(recipe: Recipe, model: Model) -> ShardedTask:
     """The same for a batch in `joint.shards` logical shards."""
-    return make_sharded_task(model, joint_loss(recipe, model), recipe.joint.stage, joint_rate(recipe))
+    loss, rate = joint_loss(recipe, model), joint_rate(recipe)
+    return make_sharded_task(model, loss, recipe.joint.stage, rate, recipe.decoder.dtype)

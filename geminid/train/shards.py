@@ -19,7 +19,7 @@ from flax import nnx
 
 from geminid.batches.packing import Batch
 from geminid.config import StageConfig
-from geminid.parallel.sharding import gathered_others
+from geminid.parallel.sharding import gathered_others, layers_as
 from geminid.train.loop import State
 from geminid.train.optimiser import make_optimiser
 from geminid.train.params import params_of
@@ -49,13 +49,15 @@ class ShardedTask:
     scalars); update(state, total, weight) -> state, where total is the sum of all shards' gradients and weight that of
     their weights. shapes: of the state's arrays.
 
-    What these are made of, for a step in one program: moving(params) -> those that learn; summed(moving, params, batch,
-    key) -> (sum of losses, scalars); apply(state, mean gradient of those that learn) -> state.
+    What these are made of, for a step in one program: moving(params) -> those that learn, layers in the dtype that they
+    compute in: their gradients are no more exact; ready(moving, params) -> all, laid for use; summed(ready, batch, key)
+    -> (sum of losses, scalars); apply(state, mean gradient of those that learn) -> state.
     """
 
     shapes: State
     moving: Callable[[Any], list[jax.Array]]
-    summed: Callable[[Sequence[jax.Array], Any, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+    ready: Callable[[Sequence[jax.Array], Any], Any]
+    summed: Callable[[Any, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
     apply: Callable[[State, Sequence[jax.Array]], State]
     first: Callable[[Any], State]
     grads: Callable[[Any, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
@@ -63,11 +65,12 @@ class ShardedTask:
 
 
 def make_sharded_task(
-    module: nnx.Module, loss: Loss, config: StageConfig, rate_of: Rate = lambda _: 1.0
+    module: nnx.Module, loss: Loss, config: StageConfig, rate_of: Rate = lambda _: 1.0, dtype: str = "float32"
 ) -> ShardedTask:
     """As `geminid.train.pretrain.make_task`, for a batch that comes in shards with "weights" and "answers".
 
-    Of `module` only the structure counts: it may be one of `nnx.eval_shape`.
+    Of `module` only the structure counts: it may be one of `nnx.eval_shape`. dtype: of the products of a decoder's
+    layers.
     """
     optimiser = make_optimiser(config.optimiser, config.steps, rate_of)
     graph, params = nnx.graphdef(module), params_of(module)
@@ -75,16 +78,18 @@ def make_sharded_task(
     shapes = [leaf.shape for leaf in chosen(params, learns)]
     ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
 
-    def summed(moving: Any, params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        ready = gathered_others(filled(params, learns, moving))
+    def ready(moving: Any, params: Any) -> Any:
+        return gathered_others(filled(params, learns, moving))
+
+    def summed(ready: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         value, metrics = loss(nnx.merge(graph, nnx.State(ready)), batch, key)
         weight = jnp.maximum(batch["weights"].reshape(-1)[batch["answers"]].sum(), 1e-6)
         return value * weight, {"weight": weight, "loss": value, **metrics}
 
     @jax.jit
     def grads(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        of = jax.grad(summed, has_aux=True)
-        gradient, scalars = of(chosen(params, learns), params, batch, key)
+        of = jax.grad(lambda moving: summed(ready(moving, params), batch, key), has_aux=True)
+        gradient, scalars = of(chosen(params, learns))
         flat = jnp.concatenate([leaf.reshape(-1) for leaf in gradient])
         return jnp.pad(flat, (0, -flat.size % (BLOCKS * LANES))).reshape(BLOCKS, -1, LANES), scalars
 
@@ -102,7 +107,11 @@ def make_sharded_task(
         return {"params": params, "optimiser": optimiser.init(params)}
 
     shapes_of_state = jax.eval_shape(first, params)
-    return ShardedTask(shapes_of_state, lambda params: chosen(params, learns), summed, apply, first, grads, update)
+
+    def moving(params: Any) -> list[jax.Array]:
+        return chosen(layers_as(dtype, params), learns)
+
+    return ShardedTask(shapes_of_state, moving, ready, summed, apply, first, grads, update)
 
 
 def chosen(params: Any, learns: Any) -> list[jax.Array]:

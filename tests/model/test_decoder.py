@@ -197,7 +197,7 @@ def test_scanned_and_rematerialised_layers_give_the_same_values_and_gradients():
 
     value, cache, gradients = value_and_gradients()
     assert min(float(jnp.abs(g).max()) for g in gradients) > 0  # every parameter takes part
-    for remat in ("full", "dots"):
+    for remat in ("full", "offload", "dots"):
         other_value, other_cache, other_gradients = value_and_gradients(scan_layers=True, remat=remat)
         np.testing.assert_allclose(other_value, value, rtol=1e-6)
         for a, b in zip((*other_cache, *other_gradients), (*cache, *gradients), strict=True):
@@ -206,7 +206,7 @@ def test_scanned_and_rematerialised_layers_give_the_same_values_and_gradients():
 
 def test_an_unknown_remat_policy_is_refused():
     decoder = decoder_of(dataclasses.replace(PLAIN, remat="some"))
-    with pytest.raises(ValueError, match="unknown remat policy 'some'; known: none, full, attended, dots"):
+    with pytest.raises(ValueError, match="unknown remat policy 'some'; known: none, full, offload, attended, dots"):
         decoder(decoder.embed(jnp.asarray(IDS)), jnp.asarray(POSITIONS), jnp.asarray(causal()))
 
 

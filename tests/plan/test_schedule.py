@@ -243,3 +243,37 @@ def test_groups_lie_on_the_torus_as_their_chips_do():
     assert (x.axis, y.axis, x.size, y.size) == ("X", "Y", 4, 4)
     (part,) = on.rings(np.array([0, 2]))  # every other chip: two such pairs share the ring
     assert (part.size, part.hops, part.bandwidth) == (2, 2, 45e9)
+
+
+HELD, PART = "bf16[8,64,4096]{2,1,0:S(5)}", "bf16[1,64,4096]{2,1,0}"
+KEPT = f"  %k = {HELD} parameter(2)\n  %new = {PART} parameter(3)\n  %i = s32[] constant(0)\n"
+OUT = (
+    f"  %out = (({HELD}, {PART}, s32[], s32[], s32[]), {HELD}, u32[]{{:S(2)}})"
+    " dynamic-update-slice-start(%k, %new, %i, %i, %i)\n"
+)
+IN = (
+    f"  %in = (({HELD}, s32[], s32[], s32[]), {PART}, u32[]{{:S(2)}}) dynamic-slice-start(%k, %i, %i, %i),"
+    " dynamic_slice_sizes={1,64,4096}\n"
+)
+HOST_S = 64 * 4096 * 2 / 15e9
+
+
+@pytest.mark.parametrize(
+    ("start", "done"),
+    [
+        (OUT, f"  ROOT %d = {HELD} dynamic-update-slice-done(%out)"),
+        (IN, f"  ROOT %d = {PART} dynamic-slice-done(%in)"),
+        ("", f"  ROOT %d = {PART} dynamic-slice(%k, %i, %i, %i), dynamic_slice_sizes={{1,64,4096}}"),
+        ("", f"  ROOT %d = {HELD} dynamic-update-slice(%k, %new, %i, %i, %i)"),
+    ],
+)
+def test_a_part_of_what_the_host_keeps_goes_over_pcie(start, done):
+    waits = played(PARAMETERS + KEPT + start + done)
+    assert waits.step_s == waits.memory_wait_s == pytest.approx(HOST_S)
+    assert waits.exposed_s == 0
+    assert "host" in {event.lane for event in waits.events}
+    if start:
+        beside = played(PARAMETERS + KEPT + start + PRODUCT.format(n=1) + done)
+        assert PRODUCT_S > HOST_S
+        assert beside.step_s == pytest.approx(PRODUCT_S)
+        assert beside.memory_wait_s == 0
