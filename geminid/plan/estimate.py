@@ -134,7 +134,8 @@ def estimate(
     step_s = sum(forward) + sum(backward) + network_s + head_s
     useful = stack.flops_a_position() * a_chip
     kept = stack.num_params / len(machine.places) * (STATE_BYTES + (FULL if accumulate > 1 else 0))
-    table = stack.num_ids * stack.width / (mesh["context"] * mesh["tensor"]) * TABLE_BYTES
+    received = FULL if machine.num_slices > 1 else 0  # its gradient comes from other slices too
+    table = stack.num_ids * stack.width / (mesh["context"] * mesh["tensor"]) * (TABLE_BYTES + received)
     saved = HALF * stack.num_layers * stack.width * a_chip / accumulate * SAVED[remat]
     layer = LAYER_COPIES * HALF * sides * a_chip / accumulate
     hbm = kept + table + saved + layer + 4 * used / 3
