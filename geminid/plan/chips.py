@@ -1,7 +1,7 @@
 """TPU generations: what one chip does and how a pod is built.
 
 Source: the Cloud TPU system pages and the scaling book (Austin et al. 2025, "How to Scale Your Model", chapter 2; its
-third problem has what a chip's link to its host carries).
+third problem has what a v6e's link to its host carries: taken for all).
 """
 
 from __future__ import annotations

@@ -27,20 +27,9 @@ from geminid.plan.torus import Slice
 
 HALF, FULL = 2, 4  # bytes of bfloat16 and of float32
 NETWORK_SHARE = 0.5  # of the data-centre network's bandwidth that sums over slices reach
-RECOMPUTED = {
-    "none": 0.0,
-    "dots": 0.0,
-    "attended": 1.0,
-    "full": 1.0,
-    "offload": 1.0,
-}  # forward passes done again in the backward pass
-SAVED = {
-    "none": 16,
-    "dots": 8,
-    "attended": 2,
-    "full": 1,
-    "offload": 0,
-}  # arrays as wide as the model that a layer keeps
+# by policy of rematerialisation: forward passes done again; arrays as wide as the model that a layer keeps on the chip
+RECOMPUTED = {"none": 0.0, "dots": 0.0, "attended": 1.0, "full": 1.0, "offload": 1.0}
+SAVED = {"none": 16, "dots": 8, "attended": 2, "full": 1, "offload": 0}
 ACTIVATION_PASSES = 8  # times that each of a layer's activations goes through main memory, forward; measured on none
 ROWS = 16  # of a key's or value's gradient on a device while slices are added: with 4 the compiler divides by zero
 STATE_BYTES = 3 * FULL  # of a parameter: itself, its momentum, its gradient; a part of the batch has a gradient too
