@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from geminid.parallel import sharding
 from geminid.parallel.sharding import make_mesh
 from geminid.train.fused import FusedStep
-from geminid.train.shards import add, add_scalars
+from geminid.train.shards import ShardedTask, add, add_scalars
 from tests.parallel.collectives import found
 from tests.parallel.small import batches_of, recipe_of, task_of
 
@@ -40,21 +40,29 @@ class Single:
 
     def __init__(self, decoder: dict[str, Any], changed: bool):
         recipe = recipe_of(**decoder)
-        self.batches, space = batches_of(recipe)
-        self.task, self.params = task_of(recipe, space.size, changed)
+        self.decoder, self.changed = decoder, changed
+        self.batches, self.space = batches_of(recipe)
+        self.task, self.params = task_of(recipe, self.space.size, changed)
         key = jax.random.key(KEY)
         made = [self.task.grads(self.params, b, jax.random.fold_in(key, m)) for m, b in enumerate(self.batches)]
         self.total = add([np.asarray(gradient) for gradient, _ in made])
         self.scalars = add_scalars([{k: np.float32(v) for k, v in s.items()} for _, s in made])
+
+    def keeping(self, remat: str) -> ShardedTask:
+        """Its task with another policy of what layers keep."""
+        return task_of(recipe_of(**self.decoder | {"remat": remat}), self.space.size, self.changed)[0]
 
     def updated(self) -> Any:
         state = self.task.update(self.task.first(self.params), self.total, self.scalars["weight"])
         return jax.tree.map(np.asarray, state)
 
 
-def on_mesh(single: Single, mesh: dict[str, int], update: bool, accumulate: int) -> dict[str, Any]:
-    """Figures of one mesh: differences of loss and gradients, collectives by axis, pieces on a device."""
-    task, key = single.task, jax.random.key(KEY)
+def on_mesh(single: Single, mesh: dict[str, int], update: bool, accumulate: int, remat: str | None) -> dict[str, Any]:
+    """Figures of one mesh: differences of loss and gradients, collectives by axis, pieces on a device.
+
+    remat: what layers keep on the mesh, where it is not what the single device's keep.
+    """
+    task, key = single.task if remat is None else single.keeping(remat), jax.random.key(KEY)
     step = FusedStep(task, make_mesh(mesh), accumulate)
     state, stacked = step.place(task.first(single.params)), step.stack(single.batches)
     multihost_utils.sync_global_devices("before compiling")
@@ -97,7 +105,8 @@ def main() -> None:
         name = json.dumps([case["decoder"], case["update"]], sort_keys=True)
         if name not in singles:
             singles[name] = Single(case["decoder"], changed=case["update"])
-        print(json.dumps(on_mesh(singles[name], case["mesh"], case["update"], case["accumulate"])), flush=True)
+        how = (case["mesh"], case["update"], case["accumulate"], case["remat"])
+        print(json.dumps(on_mesh(singles[name], *how)), flush=True)
 
 
 if __name__ == "__main__":

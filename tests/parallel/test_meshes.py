@@ -24,13 +24,17 @@ CASES: dict[str, dict[str, Any]] = {
     "fsdp 2, tensor 4": {"mesh": {"fsdp": 2, "tensor": 4}},
     "fsdp 2, context 4": {"mesh": {"fsdp": 2, "context": 4}},
     "slice 2, fsdp 2, tensor 2": {"mesh": {"slice": 2, "fsdp": 2, "tensor": 2}},
-    "slice 2, fsdp 2, tensor 2, in two parts": {"mesh": {"slice": 2, "fsdp": 2, "tensor": 2}, "accumulate": 2},
+    "slice 2, fsdp 2, tensor 2, in two parts, offloading": {
+        "mesh": {"slice": 2, "fsdp": 2, "tensor": 2},
+        "accumulate": 2,
+        "remat": "offload",
+    },
     "slice 2, context 2, tensor 2": {"mesh": {"slice": 2, "context": 2, "tensor": 2}},
     "fsdp 2, context 2, tensor 2, and the update": {"mesh": {"fsdp": 2, "context": 2, "tensor": 2}, "update": True},
     "two key-value heads, dense: context 2, tensor 4": {"mesh": {"context": 2, "tensor": 4}, "decoder": GQA},
 }
 SHORT = (  # the others are many minutes of compiling
-    "slice 2, fsdp 2, tensor 2, in two parts",
+    "slice 2, fsdp 2, tensor 2, in two parts, offloading",
     "fsdp 2, context 2, tensor 2, and the update",
 )
 MARKED = [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in CASES]
@@ -38,7 +42,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(cases: list[dict[str, Any]], devices: int, **environment: str) -> subprocess.Popen[str]:
-    texts = [json.dumps({"decoder": {}, "update": False, "accumulate": 1} | case) for case in cases]
+    texts = [json.dumps({"decoder": {}, "update": False, "accumulate": 1, "remat": None} | case) for case in cases]
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     flags += " --xla_llvm_disable_expensive_passes=true"
     inherited = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL")}
