@@ -121,9 +121,9 @@ class AudioEncoder(nnx.Module):
 
     def reduce(self, x: Array) -> Array:
         """States [B n D] -> soft tokens [B n/reduction D]: neighbours side by side, then projected."""
-        short = -x.shape[1] % self.config.reduction
-        x = jnp.pad(x, ((0, 0), (0, short), (0, 0)))
-        return x.reshape(x.shape[0], -1, self.config.reduction * x.shape[2]) @ self.merge[...]
+        reduction, (batch, length, width) = self.config.reduction, x.shape
+        x = jnp.pad(x, ((0, 0), (0, -length % reduction), (0, 0))).reshape(batch, -1, reduction, width)
+        return jnp.einsum("bnrd,rde->bne", x, self.merge[...].reshape(reduction, width, -1))
 
     def __call__(self, mels: Array, num_frames: Array) -> Array:
         """Soft tokens [B n+1 D] of clips, the global one last: mels float [B frames mels], num_frames int [B]."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -227,8 +228,11 @@ def through(blocks: Any, x: Array, *rest: Array) -> Array:
     return x
 
 
-def sinusoid(length: int, width: int, longest: float = 10_000.0) -> Array:
-    """Fixed sinusoidal positions, float32 [length, width] (Vaswani et al. 2017)."""
-    frequency = longest ** (-jnp.arange(width // 2) / (width // 2))
-    angle = jnp.arange(length)[:, None] * frequency
-    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1)
+def sinusoid(length: int, width: int, longest: float = 10_000.0) -> np.ndarray:
+    """Fixed sinusoidal positions, float32 [length, width] (Vaswani et al. 2017).
+
+    Not by JAX: a TPU's program for as many sines is as long as that of a layer.
+    """
+    frequency = longest ** (-np.arange(width // 2) / (width // 2))
+    angle = np.arange(length)[:, None] * frequency
+    return np.concatenate([np.sin(angle), np.cos(angle)], -1, dtype=np.float32)

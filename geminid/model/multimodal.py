@@ -6,6 +6,7 @@ P picture slots, C clip slots of a batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from geminid.parallel.sharding import constrain, constrain_slots
 from geminid.tokens.ids import NUM_SIZES
 
 PLACE_SCALE = 0.5  # of an embedded id
+TILE = 16  # rows that a TPU keeps together of numbers of two bytes: arrays of whole tiles are joined without moving any
 
 
 @jax.tree_util.register_dataclass
@@ -50,6 +52,36 @@ class Context:
     positions: Array
     present: Array
     last: Array
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["kinds"], meta_fields=["counts"])
+@dataclass(frozen=True)
+class SoftTokens:
+    """What encoders made: the tokens of each picture, then those of each clip.
+
+    kinds: of pictures, of clips, if there are any, [slots rows D]; counts: how many of a slot's rows are tokens, the
+    rows after them are zeros.
+    """
+
+    kinds: tuple[Array, ...]
+    counts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, kinds: list[Array]) -> SoftTokens:
+        """kinds: [slots tokens D] each."""
+        filled = [jnp.pad(x, ((0, 0), (0, -x.shape[1] % TILE), (0, 0))) for x in kinds]
+        return cls(tuple(filled), tuple(x.shape[1] for x in kinds))
+
+    def at(self, sources: Array) -> Array:
+        """Of each source k > 0 the k-th token, of 0 any: int [B T] -> [B T D]."""
+        index, first, begin = jnp.zeros_like(sources), 1, 0
+        for kind, count in zip(self.kinds, self.counts, strict=True):
+            slots, rows = kind.shape[:2]
+            slot, token = jnp.divmod(sources - first, count)
+            index = jnp.where(slot >= 0, begin + slot * rows + token, index)
+            first, begin = first + slots * count, begin + slots * rows
+        table = jnp.concatenate([constrain(flat(kind), None) for kind in self.kinds])
+        return jnp.take(table, index, axis=0)
 
 
 class Projection(nnx.Module):
@@ -98,17 +130,16 @@ class Model(nnx.Module):
         if recipe.decoder.smear:
             self.smear = Smear(width, rngs=rngs)
 
-    def soft_tokens(self, sensed: Sensed) -> Array:
-        """Soft tokens [1 + P*n + C*m D]: one of zeros, n of each picture, m of each clip slot."""
-        soft = [jnp.zeros((1, self.recipe.decoder.width))]  # so that there is one to point at
+    def soft_tokens(self, sensed: Sensed) -> SoftTokens:
+        """n tokens of each picture, m of each clip slot, in the compute dtype."""
+        kinds = []
         if sensed.pictures.shape[0]:
             pictures = to_float(sensed.pictures) if sensed.pictures.dtype == jnp.uint8 else sensed.pictures
-            seen = self.vision_to_decoder(self.vision(constrain_slots(pictures)))
-            soft.append(constrain(flat(seen), None))
+            kinds.append(self.vision_to_decoder(self.vision(constrain_slots(pictures))))
         if sensed.mels.shape[0]:
             mels, frames = constrain_slots(sensed.mels), constrain_slots(sensed.frames)
-            soft.append(constrain(flat(self.audio_to_decoder(self.audio(mels, frames))), None))
-        return jnp.concatenate(soft).astype(self.recipe.decoder.dtype)
+            kinds.append(self.audio_to_decoder(self.audio(mels, frames)))
+        return SoftTokens.of([kind.astype(self.recipe.decoder.dtype) for kind in kinds])
 
     def embed(self, ids: Array, places: Array) -> Array:
         """ids, places int [B T] -> [B T D]. places: where in a written image the next id stands, 0 for nowhere.
@@ -120,9 +151,10 @@ class Model(nnx.Module):
         x = self.decoder.embed(ids)
         return x + jnp.where(places[..., None] > 0, place, 0.0).astype(x.dtype)
 
-    def place(self, ids: Array, sources: Array, places: Array, soft: Array) -> Array:
+    def place(self, ids: Array, sources: Array, places: Array, soft: SoftTokens) -> Array:
         """int [B T] each -> [B T D]. sources: 0 the id's own embedding, k > 0 the soft token k."""
-        return jnp.where(sources[..., None] > 0, jnp.take(soft, sources, axis=0), self.embed(ids, places))
+        x = self.embed(ids, places)
+        return jnp.where(sources[..., None] > 0, soft.at(sources), x) if soft.kinds else x
 
     def after(self, x: Array, before: Array) -> Array:
         """What the decoder reads: x [B T D], each position knowing the one before it, before [B T D]."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -72,10 +73,27 @@ class VisionEncoder(nnx.Module):
             tokens = x.reshape(batch, height * width, channels)
             x = through(self.blocks, tokens.astype(self.config.dtype)).astype(x.dtype).reshape(x.shape)
         x = jax.nn.gelu(self.norm(x))
-        cells = jax.image.resize(x, (batch, grid, grid, channels), "linear").reshape(batch, grid**2, channels)
-        quarters = jax.image.resize(x, (batch, POOL_GRID, POOL_GRID, channels), "linear")
+        cells, quarters = resized(x, grid), resized(x, POOL_GRID)
         pooled = quarters.reshape(batch, -1) @ self.pool[...]
         return jnp.concatenate([cells, pooled[:, None]], 1)
+
+
+def resized(x: Array, side: int) -> Array:
+    """x [B H W D] -> [B side*side D]: as `jax.image.resize` by "linear", in one product for both axes."""
+    batch, height, width, channels = x.shape
+    tokens = x.reshape(batch, height * width, channels)
+    if height == width == side:
+        return tokens
+    weights = np.kron(linear_weights(height, side), linear_weights(width, side))
+    return jnp.einsum("sp,bpd->bsd", weights.astype(x.dtype), tokens)
+
+
+def linear_weights(before: int, after: int) -> np.ndarray:
+    """[after before]: linear interpolation, over a triangle as wide as what a place stands for where they get fewer."""
+    stands_for = before / after
+    centre = (np.arange(after)[:, None] + 0.5) * stands_for - 0.5
+    weights = np.maximum(0.0, 1.0 - np.abs(np.arange(before) - centre) / max(stands_for, 1.0))
+    return weights / weights.sum(1, keepdims=True)
 
 
 def places(height: int, width: int, channels: int) -> Array:

@@ -13,7 +13,7 @@ from geminid.config import AudioConfig, VisionConfig
 from geminid.model import layers
 from geminid.model.audio import AudioEncoder
 from geminid.model.layers import EncoderBlock
-from geminid.model.vision import VisionEncoder, to_float
+from geminid.model.vision import VisionEncoder, resized, to_float
 from geminid.tokens.ids import IdSpace
 from geminid.tokens.stream import Streamer
 from tests.helpers import filled
@@ -82,6 +82,13 @@ def test_a_picture_need_not_be_square(see):
     soft = np.asarray(see(to_float(pixels(1, 32, 64))))
     assert soft.shape == (1, VISION.num_soft_tokens, VISION.width)
     assert np.isfinite(soft).all()
+
+
+@pytest.mark.parametrize(("height", "width", "side"), [(16, 16, 4), (4, 4, 4), (40, 7, 13), (3, 5, 8), (1, 2, 1)])
+def test_resized_is_jaxs_resize(height, width, side):
+    x = np.random.default_rng(0).standard_normal((2, height, width, 3)).astype(np.float32)
+    wanted = jax.image.resize(x, (2, side, side, 3), "linear").reshape(2, side**2, 3)
+    np.testing.assert_allclose(resized(x, side), wanted, atol=5e-6)
 
 
 @pytest.mark.parametrize("shape", [(1, 33, 32), (1, 32, 31)])

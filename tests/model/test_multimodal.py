@@ -62,14 +62,14 @@ def test_soft_tokens_are_the_encoders_in_the_order_of_their_slots(model):
     def encode(both):
         seen = model.vision_to_decoder(model.vision(both.pictures / 127.5 - 1))
         heard = model.audio_to_decoder(model.audio(both.mels, both.frames))
-        return model.soft_tokens(both), seen, heard
+        soft = model.soft_tokens(both)
+        return soft, soft.at(np.arange(1 + 2 * PER_PICTURE + 2 * PER_CLIP)), seen, heard
 
-    soft, seen, heard = map(np.asarray, encode(sensed()))
-    assert soft.shape == (1 + 2 * PER_PICTURE + 2 * PER_CLIP, 12)
-    np.testing.assert_array_equal(soft[0], 0)
+    made, *arrays = encode(sensed())
+    soft, seen, heard = map(np.asarray, arrays)
     np.testing.assert_allclose(soft[1:FIRST_CLIP], seen.reshape(-1, 12), atol=1e-5)
     np.testing.assert_allclose(soft[FIRST_CLIP:], heard.reshape(-1, 12), atol=1e-5)
-    x = np.asarray(jax.jit(model.place)(IDS, SOURCES, PLACES, soft))
+    x = np.asarray(jax.jit(model.place)(IDS, SOURCES, PLACES, made))
     embedding, rows, columns = (np.asarray(p[...]) for p in (model.decoder.embedding, model.rows, model.columns))
     stands = {(1, 2): (0, 0), (1, 3): (0, 1), (1, 4): (1, 0)}
     for row, t in np.ndindex(IDS.shape):
@@ -77,6 +77,15 @@ def test_soft_tokens_are_the_encoders_in_the_order_of_their_slots(model):
         if (row, t) in stands:
             expected = expected + rows[stands[row, t][0]] + columns[stands[row, t][1]]
         np.testing.assert_allclose(x[row, t], expected, atol=1e-6)
+
+
+def test_where_nothing_is_seen_or_heard_there_are_ids_alone(model):
+    no_clips = dataclasses.replace(sensed(), mels=np.zeros((0, 32, 8), np.float32), frames=np.zeros(0, np.int32))
+    nothing = dataclasses.replace(no_clips, pictures=np.zeros((0, 32, 32, 3), np.uint8))
+    place = jax.jit(lambda sources, sensed: model.place(IDS, sources, PLACES, model.soft_tokens(sensed)))
+    np.testing.assert_array_equal(place(SOURCES * 0, nothing), place(SOURCES * 0, sensed()))
+    pictures = np.where(SOURCES < FIRST_CLIP, SOURCES, 0)
+    np.testing.assert_array_equal(place(pictures, no_clips), place(pictures, sensed()))
 
 
 def test_the_mask_is_causal_within_a_document():
