@@ -42,7 +42,7 @@ def test_every_number_of_a_recipe_has_limits():
             elif isinstance(value, int | float) and not isinstance(value, bool):
                 yield path
 
-    free = {"seed", "data.seed", "decoder.rope_theta", "decoder.local_rope_theta"}
+    free = {"seed", "data.seed"}
     unbounded = set(numbers(RECIPE)) - ALL_RANGES.keys() - free
     assert {path for path in unbounded if not path.startswith("joint.mixture.")} == set()
 

@@ -38,6 +38,7 @@ ENVIRONMENT = ".venv-tpu-plan"
 OUT_OF_MEMORY = re.compile(
     r"(?:Used|HLO temporaries) \(?([\d.]+)([KMGT]?)\)?(?: of | exceeds available HBM \()([\d.]+)([KMGT]?)(?: hbm|\))"
 )
+MESH_AXES = ("fsdp", "context", "tensor")  # within a slice
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 MODEL = (
     f"matrix products at {MXU_SHARE:.0%} of the peak or main-memory traffic, whichever is longer; collectives on rings"
@@ -103,10 +104,15 @@ def plan_compile(request: CompileRequest, recipe: Recipe) -> dict[str, Any]:
     if request.search:
         return {"recipe": recipe.name, "topology": target.name, "slices": target.slices, "num_chips": target.num_chips,
                 "meshes": [_row(each) for each in ranked[: request.top]]}  # fmt: skip
-    sizes = {"slice": target.slices, **(mesh.parse_mesh(request.mesh) if request.mesh else ranked[0].mesh)}
+    given = mesh.parse_mesh(request.mesh) if request.mesh else ranked[0].mesh
+    if unknown := set(given) - set(MESH_AXES):
+        raise ValueError(
+            f"--mesh {min(unknown)} is no axis of a slice: {', '.join(MESH_AXES)}; --slices has their number"
+        )
+    sizes = {"slice": target.slices, **dict.fromkeys(MESH_AXES, 1), **given}
     product = int(np.prod(list(sizes.values())))
     if product != target.num_chips:
-        shown = " x ".join(map(str, sizes.values()))
+        shown = " x ".join(map(str, (target.slices, *given.values())))
         raise ValueError(
             f"the mesh has {shown} = {product} places; {target.slices} x {target.name} has {target.num_chips} chips:"
             " make them equal"
@@ -115,7 +121,7 @@ def plan_compile(request: CompileRequest, recipe: Recipe) -> dict[str, Any]:
     if request.accumulate is not None and request.accumulate not in parts:
         raise ValueError(f"--accumulate is {request.accumulate}; with this mesh it must be one of {parts}")
     accumulate = request.accumulate or next(
-        (each.accumulate for each in ranked if each.mesh == {k: v for k, v in sizes.items() if k != "slice"}), parts[-1]
+        (each.accumulate for each in ranked if {"slice": target.slices, **each.mesh} == sizes), parts[-1]
     )
     shared = _with_shards(recipe)
     with tempfile.TemporaryDirectory(prefix="geminid-") as folder:

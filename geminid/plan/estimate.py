@@ -178,7 +178,7 @@ def meshes(torus: Slice, num_slices: int, recipe: Recipe) -> Iterator[dict[str, 
     powers = [2**i for i in range(int(math.log2(torus.num_chips)) + 1)]
     for tensor, context in itertools.product(powers, powers):
         fsdp, left = divmod(torus.num_chips, tensor * context)
-        if left or d.num_heads % tensor or d.width % fsdp:
+        if left or d.num_heads % tensor or d.width % fsdp or (d.num_kv_heads % tensor and tensor % d.num_kv_heads):
             continue
         if d.mlp_width % (context * tensor) or d.num_heads * d.head_dim % (context * tensor):
             continue

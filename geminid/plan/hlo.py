@@ -242,7 +242,7 @@ def trip_count(module: Module, loop: Instruction) -> int | None:
     index, bound = found
     moved = _origin(body, body.by_name[body.root.operands[index]])
     step = _constant_added(module, body, moved)
-    return None if step is None else -(-(bound - _first(module, loop, index)) // step)
+    return None if step is None else max(0, -(-(bound - _first(module, loop, index)) // step))
 
 
 def _first(module: Module, loop: Instruction, index: int) -> int:
@@ -297,25 +297,57 @@ def _constant_added(module: Module, body: Computation, moved: Instruction) -> in
 # --- groups of devices ---
 
 
-def replica_groups(instruction: Instruction, num_partitions: int) -> np.ndarray:
-    """Who takes part together: int [groups size], numbers of partitions.
+MESH = re.compile(r"mesh\[(.*?)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}")
+IOTA = re.compile(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 
-    Lists `{{0,1},{2,3}}`, iota `[2,4]<=[4,2]T(1,0)`, meshes `mesh['a'=2,'b'=4] {'a'}`; none: all together.
+
+def replica_groups(instruction: Instruction, num_partitions: int) -> np.ndarray:
+    """Who takes part together: int [groups size], numbers of partitions."""
+    return groups_of(instruction.rest.partition("replica_groups=")[2], num_partitions)
+
+
+def groups_of(text: str, num_partitions: int) -> np.ndarray:
+    """int [groups size] of a text that begins with one of these; with none of them: all together.
+
+    {{0,1},{2,3}}                        each group
+    [2,4]<=[2,2,2]T(1,0,2)               numbers in the second shape, transposed, in rows of the first
+    mesh['a'=2,'b'=4] {'b'}              numbers in the shape 2 x 4; groups along b
+    mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b':(1)2}        numbers in 4 x 2, transposed, as 2 x 4; groups along
+                                                                   the first 2 of b
     """
-    text = instruction.attribute("replica_groups") or "{}"
-    if text.startswith("mesh["):
-        axes = [(name, int(size)) for name, size in re.findall(r"'([^']+)'=(\d+)", text.partition("]")[0])]
-        named = re.findall(r"'([^']+)'", text.partition("]")[2])
-        ids = np.arange(math.prod(size for _, size in axes)).reshape([size for _, size in axes])
-        taking = [i for i, (name, _) in enumerate(axes) if name in named]
-        return np.moveaxis(ids, taking, range(-len(taking), 0)).reshape(-1, math.prod(axes[i][1] for i in taking))
-    iota = re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
-    if iota:
-        shape, source, order = ([int(n) for n in part.split(",")] if part else None for part in iota.groups())
-        ids = np.arange(math.prod(source or [])).reshape(source or [])
-        return ids.transpose(order).reshape(shape) if order else ids.reshape(shape or [])
-    groups = [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", text)]
-    return np.array(groups) if groups else np.arange(num_partitions)[None]
+    if match := MESH.match(text):
+        names, shape, order, along = match.groups()
+        parts, taking = _mesh_parts(names, along)
+        ids = _numbered(shape or str(math.prod(parts)), order).reshape(parts)
+        return np.moveaxis(ids, taking, range(-len(taking), 0)).reshape(-1, math.prod(parts[i] for i in taking))
+    if match := IOTA.match(text):
+        rows, shape, order = match.groups()
+        return _numbered(shape, order).reshape(_numbers(rows))
+    listed = re.match(r"\{(?:\{[\d,]+\},? ?)+\}", text)
+    if listed is None:
+        return np.arange(num_partitions)[None]
+    return np.array([_numbers(group) for group in re.findall(r"\{([\d,]+)\}", listed[0])])
+
+
+def _mesh_parts(names: str, along: str) -> tuple[list[int], list[int]]:
+    """Sizes of a mesh's axes, one that is taken in part in three: before, the part, after; and which are taken."""
+    parts, taking = [], []
+    for name, size in re.findall(r"'([^']+)'=(\d+)", names):
+        taken = re.search(rf"'{re.escape(name)}'(?::\((\d+)\)(\d+))?", along)
+        if taken is None:
+            parts.append(int(size))
+            continue
+        before, own = (int(taken[1]), int(taken[2])) if taken[1] else (1, int(size))
+        taking.append(len(parts) + 1)
+        parts += [before, own, int(size) // (before * own)]
+    return parts, taking
+
+
+def _numbered(shape: str, order: str | None) -> np.ndarray:
+    """0, 1, ... in a shape such as "4,2", transposed by an order such as "1,0"."""
+    sides = _numbers(shape)
+    ids = np.arange(math.prod(sides)).reshape(sides)
+    return ids.transpose(_numbers(order)) if order else ids
 
 
 def permutation(instruction: Instruction) -> np.ndarray:
@@ -344,7 +376,8 @@ def flops(module: Module, computation: Computation, instruction: Instruction) ->
         return _convolution_flops(computation, instruction)
     inner = {role: module.computations[name] for role, name in instruction.called.items()}
     if instruction.opcode == "while":
-        return (trip_count(module, instruction) or 1) * computation_flops(module, inner["body"])
+        trips = trip_count(module, instruction)
+        return (1 if trips is None else trips) * computation_flops(module, inner["body"])
     if instruction.opcode == "conditional":
         return max(computation_flops(module, each) for each in inner.values())
     called = [each for role, each in inner.items() if role in ("calls", "to_apply")]
@@ -382,8 +415,7 @@ def _convolution_flops(computation: Computation, convolution: Instruction) -> fl
     for i, c in enumerate(spatial):
         total *= _valid(source.sides[inputs.index(c)], kernel.sides[kernels.index(c)],
                         result.sides[right.index(c)], window[i])  # fmt: skip
-    batch_groups = _numbers(convolution.attribute("batch_group_count")) or [1]
-    return total / batch_groups[0]
+    return total
 
 
 def _window(text: str | None, rank: int) -> list[dict[str, int]]:

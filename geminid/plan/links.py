@@ -126,11 +126,24 @@ class Links:
         """To a time that is not after the first end."""
         shares = self._shares if self._shares is not None else self._count()
         for each, share in zip(self.travelling, shares, strict=True):
+            ends = self.now + each.left_s * share <= until
             each.left_s -= (until - self.now) / share
-            if each.left_s <= 1e-12:
+            if ends or each.left_s <= 1e-12:
                 each.is_done = True
                 each.ended(until)
         self.now = until
+        self._forget()
+
+    def travel(self, seconds: Mapping[Travelling, float]) -> None:
+        """Some go on so far while no time passes; of what would have ended earlier the end is now."""
+        for each, gone in seconds.items():
+            each.left_s -= gone
+            if each.left_s <= 1e-12 and not each.is_done:
+                each.is_done = True
+                each.ended(self.now)
+        self._forget()
+
+    def _forget(self) -> None:
         if any(each.is_done for each in self.travelling):
             self.travelling = [each for each in self.travelling if not each.is_done]
             self._shares = None

@@ -16,6 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from geminid.plan import hlo
 from geminid.plan.chips import HOST_BANDWIDTH
@@ -236,7 +237,7 @@ class _Player:
             return kind, hlo.axes_of(pairs, machine.mesh), num_bytes, *machine.permuted(pairs, num_bytes)
         groups = hlo.replica_groups(each, len(machine.places))
         arrays = [shape.num_bytes for shape in each.shapes]
-        if is_start and len(arrays) > 1:  # operands, then results
+        if is_start and kind != "all-reduce" and len(arrays) > 1:  # operands, then results; of a sum results alone
             arrays = arrays[len(arrays) // 2 :]
         num_bytes = sum(arrays)
         if kind in ("reduce-scatter", "all-to-all"):
@@ -309,17 +310,38 @@ class _Player:
             trips = self.expected_trips
         if trips == 0:
             return
+        free, finish = self.free.copy(), self.finish.copy()
         self.run(body, [], self.now, weight)
         if trips == 1:
             return
         begin, events = self.now, []
+        left_s = {each: each.left_s for each in self.links.travelling}
+        free, finish = _common(free, self.free), _common(finish, self.finish)
         self.run(body, events, begin, weight * (trips - 1))
         trip_s = self.now - begin
         self.played.loops[each.name] = trips, trip_s, events
-        jump = (trips - 2) * trip_s
-        self.links.now += jump  # what is under way then is what was after the second trip
+        self._repeat(trips - 2, trip_s, left_s, free, finish)
+
+    def _repeat(
+        self, trips: int, trip_s: float, left_s: dict[Travelling, float], free: dict[str, float], finish: dict[str, Any]
+    ) -> None:
+        """More trips like the last. What had begun before the loop goes on meanwhile, as fast as in that trip; what the
+        trip began and has not ended stands as it does after it.
+
+        left_s: of what travelled before that trip; free, finish: what is there since before the loop.
+        """
+        jump = trips * trip_s
+        self.links.travel({each: trips * (left - each.left_s) for each, left in left_s.items()})
+        self.links.now += jump
         self._skipped += jump
-        self.free = {name: at + jump for name, at in self.free.items()}
+        self.free = {name: at if free.get(name) == at else at + jump for name, at in self.free.items()}
+        for name, (until, transfer) in self.finish.items():
+            if not isinstance(until, Travelling) and name not in finish:
+                self.finish[name] = until + jump, transfer
+
+
+def _common(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in before.items() if after.get(name) == value}
 
 
 _KINDS = {"ragged-all-to-all": "all-to-all", "collective-broadcast": "all-gather"}

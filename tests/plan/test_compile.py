@@ -35,6 +35,10 @@ def answer_of(capsys: pytest.CaptureFixture[str], words: str) -> dict:
         ("--slices 0", "--slices is 0; it must be 1 to 64"),
         ("--slices 65", "--slices is 65; it must be 1 to 64"),
         ("--mesh fsdp=100", "the mesh has 1 x 100 = 100 places; 1 x v4:16x16x16 has 4096 chips: make them equal"),
+        (
+            "--slices 2 --mesh slice=1 --mesh fsdp=8192",
+            "--mesh slice is no axis of a slice: fsdp, context, tensor; --slices has",
+        ),
         ("--mesh fsdp=4096", "512 rows cannot be shared by slice x fsdp = 4096 places"),
         (
             "--mesh fsdp=128 --mesh context=32 --accumulate 3",
@@ -61,6 +65,20 @@ def test_without_the_compiler_one_line_says_how_to_get_it(capsys, tmp_path, monk
     assert capsys.readouterr().err == (
         "geminid: plan compile needs the TPU compiler in an environment of its own; run: make setup-tpu-plan\n"
     )
+
+
+@pytest.mark.parametrize("mesh", [("fsdp=64", "tensor=4"), ("fsdp=64", "context=1", "tensor=4")])
+def test_an_axis_of_one_may_be_left_out(mesh, tmp_path, monkeypatch):
+    asked = {}
+
+    def compiler(recipe, target, sizes, accumulate, out, timeout_s):
+        asked.update(sizes=sizes, accumulate=accumulate)
+        return {"out_of_memory": "none"}
+
+    monkeypatch.setattr(compiling, "run_compiler", compiler)
+    compiling.plan_compile(CompileRequest("v5e:16x16", mesh=mesh), get("pro"))
+    assert asked["sizes"] == {"slice": 1, "fsdp": 64, "context": 1, "tensor": 4}
+    assert asked["accumulate"] == 1
 
 
 def test_search_ranks_meshes_of_the_whole_topology(capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -59,6 +60,13 @@ def test_meshes_use_every_chip_and_share_every_row():
         assert math.prod(mesh.values()) == 512
         assert (recipe.joint.stage.batch // 2) % mesh["fsdp"] == 0
         assert recipe.decoder.num_heads % mesh["tensor"] == 0
+
+
+def test_key_value_heads_that_no_mesh_shares_are_not_proposed():
+    recipe = get("pro")
+    decoder = dataclasses.replace(recipe.decoder, num_heads=48, num_kv_heads=3)
+    found = list(meshes(torus.parse(chips.get("v5e"), "16x16"), 1, dataclasses.replace(recipe, decoder=decoder)))
+    assert {mesh["tensor"] for mesh in found} == {1}
 
 
 def test_ultras_decoder_has_half_a_trillion_parameters_and_its_layers_their_windows():

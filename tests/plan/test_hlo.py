@@ -94,6 +94,17 @@ def test_a_convolution_counts_its_flops(programs):
     assert hlo.computation_flops(programs[2], programs[2].entry) == expected
 
 
+def test_a_convolution_in_groups_of_the_batch():
+    """8 pictures in 4 groups, each with 8 of the 32 kernels of 3 x 3 x 16: 2 x 10 x 10 x 32 results of 144 products."""
+    line = (
+        "ROOT %c = f32[2,10,10,32]{3,2,1,0} convolution(%x, %k), window={size=3x3}, dim_labels=b01f_01io->b01f,"
+        " batch_group_count=4"
+    )
+    parameters = "  %x = f32[8,12,12,16]{3,2,1,0} parameter(0)\n  %k = f32[3,3,16,32]{3,2,1,0} parameter(1)\n"
+    module = hlo.parse(f"ENTRY %main () -> f32[] {{\n{parameters}  {line}\n}}\n")
+    assert hlo.computation_flops(module, module.entry) == 2 * (2 * 10 * 10 * 32) * 144
+
+
 def instruction(line: str) -> hlo.Instruction:
     return hlo.parse(f"ENTRY %main () -> f32[] {{\n  {line}\n}}\n").entry.root
 
@@ -106,6 +117,9 @@ def instruction(line: str) -> hlo.Instruction:
         ("[4,2]<=[2,4]T(1,0)", [[0, 4], [1, 5], [2, 6], [3, 7]]),
         ("mesh['a'=2,'b'=4] {'a'}", [[0, 4], [1, 5], [2, 6], [3, 7]]),
         ("mesh['a'=2,'b'=2,'c'=2] {'a','c'}", [[0, 1, 4, 5], [2, 3, 6, 7]]),
+        ("mesh['a'=2,'b'=4] {'b':(2)2}", [[0, 1], [2, 3], [4, 5], [6, 7]]),
+        ("mesh['a'=2,'b'=4] {'b':(1)2}", [[0, 2], [1, 3], [4, 6], [5, 7]]),
+        ("mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}", [[0, 2, 4, 6], [1, 3, 5, 7]]),
         ("{}", [list(range(8))]),
     ],
 )
@@ -155,6 +169,13 @@ def test_a_loop_that_counts_by_two_as_the_compiler_writes_windowed_products():
     module = hlo.parse(WINDOW)
     assert hlo.trip_count(module, module.entry.by_name["loop"]) == 4
     assert hlo.computation_flops(module, module.entry) == 4 * 2 * 8**3
+
+
+@pytest.mark.parametrize("first", [8, 9])
+def test_a_loop_that_begins_at_its_end_takes_no_trip(first):
+    module = hlo.parse(WINDOW.replace("constant(0)", f"constant({first})"))
+    assert hlo.trip_count(module, module.entry.by_name["loop"]) == 0
+    assert hlo.computation_flops(module, module.entry) == 0
 
 
 def test_a_loop_whose_first_trip_stands_before_it():

@@ -63,6 +63,19 @@ def test_those_that_meet_have_equal_shares(wanted):
     assert ends == pytest.approx(ends_by_ticking(wanted), abs=0.25)
 
 
+@pytest.mark.parametrize("now", [0.0, 5e4])
+def test_they_end_however_late_it_is(now):
+    """The clock's own steps are longer than a picosecond after 16,384 s."""
+    rng, links = np.random.default_rng(0), Links(CHIPS)
+    links.now = now
+    for _ in range(300):
+        seconds = rng.uniform(1e-6, 1e-3, 3)
+        begin = links.now
+        for each in [links.begin({"X": ALL}, taken, lambda at: None) for taken in seconds]:
+            links.wait_for(each)
+        assert links.now - begin == pytest.approx(seconds.sum(), abs=1e-9)
+
+
 def test_nothing_to_send_is_done_at_once():
     links = Links(CHIPS)
     assert links.begin({}, 5.0, print).is_done

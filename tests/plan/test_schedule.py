@@ -191,6 +191,38 @@ def test_a_loop_takes_its_trips():
     assert result.loops["loop"][0] == 100
 
 
+@pytest.mark.parametrize("trips", [1, 2, 3, 10, 100])
+@pytest.mark.parametrize("number", [1, 40])
+def test_what_begins_before_a_loop_goes_on_beside_all_its_trips(trips, number):
+    """A gather over Z and sums over the planes meet on no link: only what outlasts the loop is waited for."""
+    start = START.replace("64,4096", f"{64 * number},4096").replace("1024,4096", f"{256 * number},4096")
+    lines = f"""  %w = bf16[{64 * number},4096]{{1,0}} parameter(1)
+  %x = bf16[4096,4096]{{1,0}} parameter(0)
+  %zero = s32[] constant(0)
+  %t = (s32[], bf16[4096,4096]{{1,0}}) tuple(%zero, %x)
+{start.format(n=1, groups=ALONG_Z)}
+  %loop = (s32[], bf16[4096,4096]{{1,0}}) while(%t), condition=%condition, body=%body
+  ROOT %done = bf16[{256 * number},4096]{{1,0}} all-gather-done(%start1)"""
+    result = played(lines, others=LOOP.replace("constant(100)", f"constant({trips})"))
+    gather = next(each for each in result.transfers.values() if each.kind == "all-gather")
+    loop_s = trips * (PRODUCT_S + 2 * 4096 * 4096 * 2 / 180e9)
+    assert gather.exposed_s == pytest.approx(max(0.0, gather.seconds - loop_s), rel=1e-6, abs=1e-9)
+    assert result.step_s == pytest.approx(max(loop_s, gather.seconds), rel=0.001)
+
+
+@pytest.mark.parametrize("kind", ["all-reduce", "all-gather"])
+def test_of_two_arrays_that_are_summed_both_travel(kind):
+    """The shape of an asynchronous sum is its results; of a gather its operands come first."""
+    shapes = "f32[1000]{0}, f32[9000]{0}"
+    both = f"({shapes})" if kind == "all-reduce" else f"(({shapes}), (f32[4000]{{0}}, f32[36000]{{0}}))"
+    lines = f"""  %a = f32[1000]{{0}} parameter(0)
+  %b = f32[9000]{{0}} parameter(1)
+  %start = {both} {kind}-start(%a, %b), channel_id=3, {ALONG_Z}, dimensions={{0}}
+  ROOT %done = ({shapes}) {kind}-done(%start)"""
+    (transfer,) = played(lines).transfers.values()
+    assert transfer.num_bytes == 4 * 10_000 * (1 if kind == "all-reduce" else 4)
+
+
 SENT = """
   %g = f32[64,8,128]{2,1,0} parameter(0)
   %x = bf16[4096,4096]{1,0} parameter(1)
