@@ -11,8 +11,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
-import os
-import shutil
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
+from geminid.exits import one_line, parsed
 from geminid.plan.requests import BudgetRequest, CompileRequest, LadderRequest, TopologyRequest
 from geminid.runtime.requests import HERE, NO_FLEET, Cluster, Fleet, OverheadRequest, SoakRequest
 from geminid.tune.requests import TUNING, TuneConfig
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Train and measure one model over text, pictures, sound and video. Start with: geminid demo"
 Command = TypeVar("Command", bound=Callable[..., None])
-FAILURE, MISTAKE, INTERRUPTED = 1, 2, 130  # exit codes; 128 + SIGINT
 
 Name = Annotated[str, arg(help="Which recipe; `geminid recipes` lists them.")]
 Overrides = Annotated[
@@ -370,6 +369,9 @@ def plan_goodput(
 
     if picture is not None:
         views.check_picture(picture)
+    for name in ("pods", "days"):
+        if any(each.partition("=")[0].strip() == name for each in overrides):
+            raise ValueError(f"--set {name} is an option of its own; give --{name}")
     inputs = override(Inputs(pods=pods, days=days, rates=preset(rates)), overrides)
     result = simulate(inputs, seeds, strategy_named(strategy))
     if picture is not None:
@@ -431,7 +433,7 @@ def _answer(result: Mapping[str, Any], as_json: bool, title: str) -> None:
     if as_json:
         import json
 
-        print(json.dumps(result, ensure_ascii=False, default=_plain), flush=True)
+        print(json.dumps(_plain(result), ensure_ascii=False, allow_nan=False), flush=True)
         return
     from rich.console import Console
     from rich.table import Table
@@ -456,56 +458,20 @@ def _readable(value: Any, between: str = "\n") -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON lacks: paths as text, NumPy and JAX numbers as Python's."""
+    """As JSON has it: paths as text, NumPy and JAX numbers as Python's, null for what is no finite number."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} has no JSON form")
-
-
-def _is_disk_full(error: Exception) -> bool:
-    """Also where a library (TensorStore, ArrayRecord) has turned the errno into words."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return full or "No space left on device" in str(error) or "Disk quota exceeded" in str(error)
-
-
-def _disk_full_line(error: Exception) -> str:
-    named = getattr(error, "filename", None)
-    place = Path(str(named or ".")).absolute()
-    while not place.is_dir():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    return f"{named or 'a file'} could not be written: the disk is full ({free:,} bytes free at {place}); make room"
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    else:
-        text = str(error)
-    return " ".join(text.split()) or type(error).__name__
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; every way out is an exit code, an error is one line on stderr."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        app.cli(prog="geminid", description=DESCRIPTION, args=list(arguments) or ["--help"])()
-    except KeyboardInterrupt:
-        _leave("stopped; the same command resumes where it left off", INTERRUPTED)
-    except (ValueError, OSError, RuntimeError) as error:
-        if os.environ.get("GEMINID_TRACEBACK"):
-            raise
-        if _is_disk_full(error):
-            _leave(_disk_full_line(error), FAILURE)
-        if isinstance(error, ValueError | FileNotFoundError | IsADirectoryError | NotADirectoryError):
-            _leave(_one_line(error), MISTAKE)
-        if isinstance(error, OSError):
-            _leave(_one_line(error), FAILURE)
-        raise
-
-
-def _leave(message: str, code: int) -> None:
-    print(f"geminid: {message}", file=sys.stderr, flush=True)
-    sys.exit(code)
+    with one_line():
+        parsed(lambda: app.cli(prog="geminid", description=DESCRIPTION, args=list(arguments) or ["--help"]))()

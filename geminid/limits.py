@@ -7,6 +7,8 @@ from typing import Any
 
 _ANY = math.inf
 RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),
+    "data.seed": (0, 2**32 - 1),
     "data.num_concepts": (3, _ANY),  # a question about order needs three
     "data.picture_size": (8, 4096),
     "data.synthetic_voices": (1, 1000),
@@ -32,7 +34,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "audio.num_heads": (1, _ANY),
     "audio.conv_kernel": (1, 1000),
     "audio.reduction": (1, 1000),
-    "decoder.num_layers": (1, _ANY),
+    "decoder.num_layers": (1, 100_000),
     "decoder.width": (1, _ANY),
     "decoder.num_heads": (1, _ANY),
     "decoder.num_kv_heads": (1, _ANY),
@@ -68,7 +70,7 @@ RANGES: dict[str, tuple[float, float]] = {
 STAGES = ("codec_stage", "vision_stage", "audio_stage", "joint.stage")
 STAGE_RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, _ANY),
-    "batch": (1, _ANY),
+    "batch": (1, 10**9),
     "save_every": (1, _ANY),
     "log_every": (1, _ANY),
     "optimiser.learning_rate": (0, 10),

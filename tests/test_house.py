@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import errno
 import json
+import math
 import os
 import re
 import subprocess
@@ -72,6 +73,19 @@ def tracked_files() -> list[Path]:
         (["name", "no/such.png"], "no/such.png: no such file"),
         (["draw", "a cat", "--out", "no/such/place.png"], "no/such: no such directory"),
         (["eval", "demo", "--run-dir", "no/such"], "no/such: no such run"),
+        (["train", "demo", "--set", "seed=-1"], "'seed' is -1; it must be between 0 and"),
+        (["plan", "budget", "--quality-of", "1e-300"], "--quality-of is 1e-300; it must be at least 1e-40"),
+        (["plan", "budget", "--flops", "1e20", "--goodput", "7"], "a cost needs a chip; give --chip v4"),
+        (["plan", "budget", "--flops", "1e20", "--epochs", "nan"], "--epochs is nan; it must be"),
+        (["plan", "budget", "--fit", "x", "--law", "epoch"], "--fit makes a law, --law epoch names one"),
+        (["plan", "budget", "--flops", "1e20", "--picture", "."], ".: is a directory; give the name of a file in it"),
+        (["plan", "topology", "--cubes", "-3"], "--cubes is -3; it must be 1 to"),
+        (["plan", "goodput", "--set", "detection_s=1e300"], "detection_s is 1e+300; give 0, or a number of 1e-09 to"),
+        (["plan", "goodput", "--set", "shards_a_pod=100000"], "shards_a_pod is 100000; it must be 1 to 4096"),
+        (["plan", "goodput", "--set", "rates.machine=10000"], "these rates are 7.68e+07 faults a day"),
+        (["plan", "compile", "--timeout-s", "nan"], "--timeout-s is nan; it must be above 0"),
+        (["tune", "x", "--out", "y", "--alpha", "nan"], "alpha is nan; it must be above 0"),
+        (["tune", "x", "--out", "y", "--length", "1000000000"], "length of a tuning is 1000000000; it must be 2 to"),
         (["report", "demo", "--run-dir", "no/such"], "no/such: no such run"),
     ],
 )
@@ -84,11 +98,30 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, expected, capsys, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [["trian", "demo"], ["data"], ["draw", "cat", "--seed", "x"], ["train"]])
-def test_words_that_are_no_command_exit_with_2(arguments, capsys):
-    code, out, err = run_command(capsys, *arguments)
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("trian demo", "Unrecognized options: trian"),
+        ("data", "Expected one of {fetch, build, show}"),
+        ("draw cat --seed x", "Error parsing --seed: "),
+        ("plan budget --flops abc", "Error parsing --flops: no type matching {None}|FLOAT could be instantiated from"),
+        ("plan budget --flop 1", "Unrecognized options: --flop, 1; perhaps you meant --flops; see geminid plan budget"),
+        ("train", "Missing from geminid train: STR Which recipe; `geminid recipes` lists them. (required); see"),
+    ],
+)
+def test_words_that_are_no_command_are_one_line_and_exit_with_2(arguments, expected, capsys):
+    code, out, err = run_command(capsys, *arguments.split())
     assert (code, out) == (2, "")
-    assert err
+    assert err.startswith("geminid: " + expected) and err.endswith(" --help\n")
+    assert err.count("\n") == 1
+
+
+def test_who_has_read_enough_is_told_nothing():
+    command = [sys.executable, "-m", "geminid", "plan", "topology"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 1
 
 
 @pytest.mark.parametrize(
@@ -97,6 +130,8 @@ def test_words_that_are_no_command_exit_with_2(arguments, capsys):
         (ValueError("batch 30 is not divisible\nby 8"), 2, "geminid: batch 30 is not divisible by 8"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), 2, "geminid: x: No such file or directory"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "geminid: x: Permission denied"),
+        (FileExistsError(errno.EEXIST, "File exists", "x"), 2, "geminid: x is there already, and it is no directory;"),
+        (OverflowError("too large"), 2, "geminid: what was asked leaves the range of numbers (too large);"),
         (KeyboardInterrupt(), 130, "geminid: stopped; the same command resumes where it left off"),
         (RuntimeError("write failed: No space left on device"), 1, "geminid: a file could not be written: the disk is"),
     ],
@@ -150,6 +185,7 @@ def test_a_full_disk_is_named_with_its_free_bytes(capsys, tmp_path, monkeypatch)
 
 def test_json_is_the_last_line(capsys, tmp_path, monkeypatch):
     metrics = {"naming": np.float32(0.5), "codes": np.arange(3), "где": tmp_path, "num_params": 3_000_000}
+    metrics["none"] = [math.nan, {"far": math.inf}, np.float32(-np.inf)]
 
     def measure(recipe, run_dir, dataset_path):
         print("so far, so good")
@@ -164,6 +200,7 @@ def test_json_is_the_last_line(capsys, tmp_path, monkeypatch):
         "codes": [0, 1, 2],
         "где": str(tmp_path),
         "num_params": 3_000_000,
+        "none": [None, {"far": None}, None],
     }
     code, out, _ = run_command(capsys, "eval", "demo", "--run-dir", str(tmp_path))
     assert code == 0

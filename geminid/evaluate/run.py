@@ -25,10 +25,11 @@ NUM_PARTS = 8
 def evaluate(recipe: Recipe, run_dir: Path, dataset_path: Path) -> Metrics:
     """All figures of a finished run: see `geminid.evaluate.measures` for what they mean.
 
-    ValueError when the directory holds another recipe's run; FileNotFoundError when a stage is not finished.
+    ValueError when the directory holds another recipe's run; FileNotFoundError when it holds none, or a stage is not
+    finished.
     """
     run = RunDir(run_dir)
-    run.claim(recipe)
+    run.check(recipe)
     keep_compiled()
     respondent = load_respondent(run_dir)
     bench = Bench(respondent, Memory(recipe, open_dataset(dataset_path)), recipe.seed)

@@ -137,6 +137,17 @@ def _read_shards(folder: Path, places: Any) -> dict[str, Tensor]:
     return found
 
 
+def has_room(folder: Path) -> None:
+    """ValueError where a new folder cannot be: something is there, or a file stands on the way to it."""
+    if folder.exists():
+        raise ValueError(f"{folder} is there already; give another --out or remove it")
+    above = next(each for each in folder.absolute().parents if each.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is a file; give another --out", str(above))
+    if not os.access(above, os.W_OK):
+        raise PermissionError(errno.EACCES, "cannot be written to; give another --out", str(above))
+
+
 def write_folder(
     folder: Path,
     config: Mapping[str, Any],
@@ -149,8 +160,7 @@ def write_folder(
 
     tensors: arrays, or what has a shape, a dtype and becomes an array. ValueError where there is such a folder.
     """
-    if folder.exists():
-        raise ValueError(f"{folder} is there already; give another --out or remove it")
+    has_room(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     partial.mkdir()

@@ -23,7 +23,7 @@ from geminid.interop.towers import part_of
 from geminid.tokens.ids import IdSpace, special_names
 from geminid.train import joint, pretrain
 from geminid.train.params import load_params, named, params_of, save_params
-from geminid.train.rundir import RunDir
+from geminid.train.rundir import RunDir, read_json
 
 MODEL_TYPE = "geminid"
 
@@ -53,6 +53,7 @@ def export_run(run_dir: Path, out: Path, dtype: str | None = None) -> dict[str, 
         "num_ids": space.size,
         "dtype": dtype or "float32",
     }
+    read_json(run.names)  # damaged, it is not handed on
     files = [file for file in (run.tokenizer, run.names) if file.is_file()]
     write_folder(out, values, tensors, dtype, {file.name: file.read_bytes() for file in files})
     return {"out": str(out), "model_type": MODEL_TYPE, "num_params": sum(tensor.size for tensor in tensors.values())}

@@ -17,7 +17,16 @@ from flax import nnx
 
 from geminid.config import DecoderConfig
 from geminid.corpus.fetch import default_cache
-from geminid.interop.folder import CONFIG, DTYPES, is_pickle, pickle_line, read_folder, read_object, write_folder
+from geminid.interop.folder import (
+    CONFIG,
+    DTYPES,
+    has_room,
+    is_pickle,
+    pickle_line,
+    read_folder,
+    read_object,
+    write_folder,
+)
 from geminid.interop.gguf_file import GgufFile
 from geminid.interop.known import KNOWN, fetch_known
 from geminid.interop.picture_text import PICTURE_TEXT
@@ -29,6 +38,7 @@ from geminid.interop.towers import plain_names
 from geminid.model.decoder import Decoder
 from geminid.model.picture_text import PictureText
 from geminid.model.towers import PictureTextConfig
+from geminid.tokens.ids import pieces_of
 
 TOKENIZER = "tokenizer.model"
 OTHERS = (  # files that go along as they are
@@ -143,14 +153,15 @@ def export_weights(source: Path, out: Path, dtype: str | None = None) -> dict[st
 
 
 def _check(out: Path, dtype: str | None) -> None:
-    if out.exists():
-        raise ValueError(f"{out} is there already; give another --out or remove it")
+    has_room(out)
     if dtype is not None and dtype not in DTYPES.values():
         raise ValueError(f"unknown dtype '{dtype}'; known: {', '.join(DTYPES.values())}")
 
 
 def _convert(path: Path, out: Path, dtype: str | None) -> dict[str, Any]:
     opened = open_source(path)
+    if path.is_dir() and TOKENIZER in opened.others:
+        pieces_of(path / TOKENIZER)
     tensors = Family.of(opened.values).tensors(opened.tensors)
     values = opened.values if dtype is None else _cast(opened.values, dtype)
     write_folder(out, values, tensors, dtype, opened.others)

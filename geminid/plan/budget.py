@@ -46,6 +46,13 @@ def plan_budget(request: BudgetRequest) -> dict[str, Any]:
         )
     not_negative("--inference-tokens", request.inference_tokens)
     not_negative("--seed", request.seed)
+    positive("--epochs", request.epochs)
+    if not 0 <= request.trim < 1:
+        raise ValueError(f"--trim is {request.trim:g}; it must be 0 or above and below 1, such as 0.02")
+    if request.replicates < 2:
+        raise ValueError(f"--replicates is {request.replicates}; an error takes at least 2, better 1000")
+    if request.fit is not None and request.law is not None:
+        raise ValueError(f"--fit makes a law, --law {request.law} names one; give one of them")
     has_place(request.picture)
     known = _known(request)
     answer = {**asdict(known.law), **known.report}
@@ -76,10 +83,6 @@ def _known(request: BudgetRequest) -> Known:
         # each paper's question by its own coefficients
         name = request.law or ("sardana" if request.inference_tokens and request.flops is None else "hoffmann")
         return Known(law.get(name), (), None, {"law": name, "objective": None, "se": None})
-    if not 0 <= request.trim < 1:
-        raise ValueError(f"--trim is {request.trim:g}; it must be 0 or above and below 1, such as 0.02")
-    if request.replicates < 2:
-        raise ValueError(f"--replicates is {request.replicates}; an error takes at least 2, better 1000")
     every = fit.read_runs(request.fit)
     runs = every.trimmed(request.trim)
     found = fit.fit(runs)
@@ -153,14 +156,14 @@ def _data(request: BudgetRequest, needed: float | None) -> dict[str, Any]:
         there = tokens.available(tokens.amounts(request.data), rates)
         answer["tokens_available"] = {**there, "total": math.fsum(there.values())}
         if needed is not None:
-            tokens.check_enough(needed, there, positive("--epochs", request.epochs))
+            tokens.check_enough(needed, there, request.epochs)
             answer["epochs_needed"] = needed / answer["tokens_available"]["total"]
     return answer
 
 
 def _cost(request: BudgetRequest, flops: Interval | None) -> dict[str, Any]:
     if request.chip is None:
-        if any(each is not None for each in (request.price, request.chips, request.mfu)):
+        if request.goodput != "1" or any(each is not None for each in (request.price, request.chips, request.mfu)):
             raise ValueError("a cost needs a chip; give --chip v4, v5e, v5p, v6e or its peak FLOP/s such as 989e12")
         return {}
     if flops is None:

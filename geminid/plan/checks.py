@@ -11,9 +11,11 @@ LARGEST = 1e40  # of anything counted here; more is a mistake, and powers of it 
 
 
 def positive(name: str, value: float) -> float:
-    """`value` if it is above zero and at most LARGEST; ValueError otherwise."""
+    """`value` if it is 1 / LARGEST to LARGEST; ValueError otherwise."""
     if not 0 < value <= LARGEST:
         raise ValueError(f"{name} is {value:g}; it must be above 0 and at most {LARGEST:g}")
+    if value < 1 / LARGEST:
+        raise ValueError(f"{name} is {value:g}; it must be at least {1 / LARGEST:g}")
     return value
 
 
@@ -49,9 +51,13 @@ def split(name: str, text: str, separator: str, form: str) -> Sequence[str]:
 
 
 def has_place(picture: Path | None) -> None:
-    """FileNotFoundError where a picture's directory is missing: before the work, not after it."""
-    if picture is not None and not picture.parent.is_dir():
+    """An OSError where a picture cannot be written: before the work, not after it."""
+    if picture is None:
+        return
+    if not picture.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "no such directory", str(picture.parent))
+    if picture.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a directory; give the name of a file in it", str(picture))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ The compiler is libtpu's, in an environment of its own (`make setup-tpu-plan`), 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import math
 import os
 import re
 import subprocess
@@ -38,6 +40,7 @@ ENVIRONMENT = ".venv-tpu-plan"
 OUT_OF_MEMORY = re.compile(
     r"(?:Used|HLO temporaries) \(?([\d.]+)([KMGT]?)\)?(?: of | exceeds available HBM \()([\d.]+)([KMGT]?)(?: hbm|\))"
 )
+MOST_TIMEOUT_S = 1e6
 MESH_AXES = ("fsdp", "context", "tensor")  # within a slice
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 MODEL = (
@@ -92,6 +95,10 @@ def plan_compile(request: CompileRequest, recipe: Recipe) -> dict[str, Any]:
     """The answer to a request, as `--json` prints it; ValueError for what cannot be."""
     has_place(request.page)
     target = target_of(request)
+    if not 0 < request.timeout_s <= MOST_TIMEOUT_S:
+        raise ValueError(f"--timeout-s is {request.timeout_s:g}; it must be above 0 and at most {MOST_TIMEOUT_S:g}")
+    if request.keep is not None and request.keep.exists() and not request.keep.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is a file; --keep needs a directory", str(request.keep))
     if request.top < 1:
         raise ValueError(f"--top is {request.top}; it must be 1 or more")
     ranked = search(recipe, target)
@@ -171,7 +178,8 @@ def rows_a_place(recipe: Recipe, sizes: Mapping[str, int]) -> int:
 
 
 def _divisors(count: int) -> list[int]:
-    return [each for each in range(1, count + 1) if count % each == 0]
+    small = [each for each in range(1, math.isqrt(count) + 1) if count % each == 0]
+    return sorted({*small, *(count // each for each in small)})
 
 
 def _row(each: Estimate) -> dict[str, Any]:

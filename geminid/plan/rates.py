@@ -9,6 +9,9 @@ from dataclasses import dataclass
 CHIPS_A_CUBE = 64  # 4 x 4 x 4 TPUv4 chips
 CUBES_A_POD = 64
 MAX_PODS = 16
+LEAST, MOST = 1e-9, 1e9  # of any number but 0
+MOST_SHARDS = 4096  # a pod
+MOST_FAULTS = 1e4  # a day: one in nine seconds
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Inputs:
         for name, value in [*_numbers(self), *_numbers(self.rates)]:
             if not math.isfinite(value) or value < 0:
                 raise ValueError(f"{name} is {value}; give a finite number of at least 0")
+            if value and not LEAST <= value <= MOST:
+                raise ValueError(f"{name} is {value:g}; give 0, or a number of {LEAST:g} to {MOST:g}")
         if not 1 <= self.pods <= MAX_PODS:
             raise ValueError(f"{self.pods} pods cannot be simulated; give 1 to {MAX_PODS}")
         if not 0 <= self.spare_cubes < CUBES_A_POD:
@@ -86,10 +91,12 @@ class Inputs:
             raise ValueError(
                 f"update_s {self.update_s} must lie between 0 and step_s {self.step_s}: the rest computes gradients"
             )
-        if self.shards_a_pod < 1 or self.rates.chips_a_machine < 1:
-            raise ValueError(
-                f"shards_a_pod {self.shards_a_pod} and chips_a_machine {self.rates.chips_a_machine} must be at least 1"
-            )
+        if not 1 <= self.shards_a_pod <= MOST_SHARDS:
+            raise ValueError(f"shards_a_pod is {self.shards_a_pod}; it must be 1 to {MOST_SHARDS}")
+        if self.rates.chips_a_machine < 1:
+            raise ValueError(f"chips_a_machine is {self.rates.chips_a_machine}; it must be at least 1")
+        if (faults := self.interruptions_a_day + self.rates.sdc) > MOST_FAULTS:
+            raise ValueError(f"these rates are {faults:g} faults a day of the run; give at most {MOST_FAULTS:g}")
 
     @property
     def shard_s(self) -> float:

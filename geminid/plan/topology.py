@@ -30,6 +30,7 @@ def plan_topology(request: TopologyRequest) -> dict[str, Any]:
     chosen = None if request.slice is None else torus.parse(chip, request.slice)
     _check_asked_of_a_slice(request)
     not_negative("--seed", request.seed)
+    _check_ranges(request, chip)
     has_place(request.picture)
     answer: dict[str, Any] = {"chip": asdict(chip), "pod": _pod(chip)}
     if chosen is not None:
@@ -49,6 +50,17 @@ def plan_topology(request: TopologyRequest) -> dict[str, Any]:
     if request.picture is not None:
         _draw(request, chip, chosen, placed)
     return answer
+
+
+def _check_ranges(request: TopologyRequest, chip: Chip) -> None:
+    """Also of what this answer does not need."""
+    _num_cubes(request, chip)
+    if not 2 <= request.trials <= MOST_TRIALS:
+        raise ValueError(f"--trials is {request.trials}; it must be 2 to {MOST_TRIALS}")
+    if not 0 < request.confidence < 1:
+        raise ValueError(f"--confidence is {request.confidence:g}; it must be above 0 and below 1, such as 0.95")
+    if request.top < 1:
+        raise ValueError(f"--top is {request.top}; it must be 1 or more")
 
 
 def _check_asked_of_a_slice(request: TopologyRequest) -> None:
@@ -135,8 +147,6 @@ def _goodput(request: TopologyRequest, chosen: torus.Slice) -> dict[str, Any]:
     num_cubes, slice_cubes = _num_cubes(request, chosen.chip), math.prod(placement.cubes_of(chosen))
     if slice_cubes > num_cubes:
         raise ValueError(f"a slice {chosen.name} has {slice_cubes} cubes; the pod has {num_cubes}: use a smaller slice")
-    if not 2 <= request.trials <= MOST_TRIALS:
-        raise ValueError(f"--trials is {request.trials}; it must be 2 to {MOST_TRIALS}")
     cube = availability.cube_availability(host)
     return {
         "host_availability": host,
@@ -150,8 +160,6 @@ def _goodput(request: TopologyRequest, chosen: torus.Slice) -> dict[str, Any]:
 def _guaranteed(request: TopologyRequest, chip: Chip) -> dict[str, Any]:
     cube = share("--cube-availability", request.cube_availability or 0.0)
     confidence = request.confidence
-    if not 0 < confidence < 1:
-        raise ValueError(f"--confidence is {confidence:g}; it must be above 0 and below 1, such as 0.95")
     num_cubes = _num_cubes(request, chip)
     counted_on = availability.guaranteed_cubes(num_cubes, cube, confidence)
     return {
@@ -204,8 +212,6 @@ def _place(request: TopologyRequest, chip: Chip) -> dict[str, Any]:
 def _layouts(request: TopologyRequest, chosen: torus.Slice) -> list[dict[str, Any]]:
     sizes = mesh.parse_mesh(request.mesh)
     traffic = mesh.parse_traffic(request.traffic, sizes)
-    if request.top < 1:
-        raise ValueError(f"--top is {request.top}; it must be 1 or more")
     ranked = mesh.layouts(chosen, request.pods, sizes, traffic)
     return [
         {"seconds": layout.seconds, **layout.describe(), "by_traffic": list(layout.by_traffic)}

@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-import sentencepiece
-
 from geminid.interop.folder import read_object
 from geminid.interop.weights import TOKENIZER, load_model
 from geminid.model.decoder import Decoder
 from geminid.model.stored import Bits, prepared
 from geminid.serve.chat import Chat, Pieces
 from geminid.serve.engine import Engine, Options
+from geminid.tokens.ids import pieces_of
 
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
@@ -40,11 +39,7 @@ def open_chat(folder: Path, bits: int | None, options: Options, turns: bool | No
     path = folder / TOKENIZER
     if not path.is_file():
         raise FileNotFoundError(errno.ENOENT, "no tokenizer here; a chat needs a SentencePiece model", str(path))
-    try:
-        processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-        pieces = Pieces(processor, has_chat_template(folder) if turns is None else turns)
-    except RuntimeError as error:
-        raise ValueError(f"{path} is not a SentencePiece model; import the weights again") from error
+    pieces = Pieces(pieces_of(path), has_chat_template(folder) if turns is None else turns)
     decoder = load_model(folder)
     if not isinstance(decoder, Decoder):
         raise ValueError(f"{folder} holds a model with pictures; a chat needs a text model (gemma3_text)")

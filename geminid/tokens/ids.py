@@ -49,6 +49,17 @@ def next_places(height: int, width: int) -> np.ndarray:
     return places
 
 
+def pieces_of(model_file: Path) -> sentencepiece.SentencePieceProcessor:
+    """ValueError, one line, where the file is no SentencePiece model."""
+    try:
+        return sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+    except RuntimeError as error:
+        told = str(error).split("] ")[-1]
+        raise ValueError(
+            f"{model_file} is not a SentencePiece model ({told[:80]}); it is damaged, make it again"
+        ) from None
+
+
 @dataclass(frozen=True)
 class IdSpace:
     """Maps specials, text and image codes to ids and back."""
@@ -60,9 +71,8 @@ class IdSpace:
     @classmethod
     def load(cls, recipe: Recipe, model_file: Path) -> IdSpace:
         if not model_file.is_file():
-            raise FileNotFoundError(f"no tokenizer at {model_file}; run the stage 'tokenizer' first")
-        text = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
-        return cls(special_names(recipe), text, recipe.codec.num_codes)
+            raise FileNotFoundError(f"no tokenizer at {model_file}; `geminid train {recipe.name}` makes one")
+        return cls(special_names(recipe), pieces_of(model_file), recipe.codec.num_codes)
 
     @cached_property
     def _special_ids(self) -> dict[str, int]:

@@ -27,8 +27,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; {} when there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """The object in a file; {} when there is none. ValueError names a file that is damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise ValueError(f"{path} is damaged ({error}); remove it and run again what makes it") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}, not an object; remove it and run again what makes it")
+    return value
 
 
 @dataclass(frozen=True)
@@ -72,16 +80,20 @@ class RunDir:
         """Writes the recipe into a new run; ValueError when the directory holds another recipe's run."""
         file = self.path / "recipe.json"
         if file.is_file():
-            other = self.recipe()
-            if other != recipe:
-                raise ValueError(
-                    f"{self.path} holds a run of recipe '{other.name}' ({other.fingerprint()}), not of"
-                    f" '{recipe.name}' ({recipe.fingerprint()}); give another --run-dir or remove it"
-                )
+            self.check(recipe)
             return
         if self.path.is_dir() and any(self.path.iterdir()):
             raise ValueError(f"{self.path} is not empty and holds no run; give another --run-dir")
         write_json(file, dataclasses.asdict(recipe))
+
+    def check(self, recipe: Recipe) -> None:
+        """ValueError when the directory holds another recipe's run, FileNotFoundError when it holds none."""
+        other = self.recipe()
+        if other != recipe:
+            raise ValueError(
+                f"{self.path} holds a run of recipe '{other.name}' ({other.fingerprint()}), not of"
+                f" '{recipe.name}' ({recipe.fingerprint()}); give another --run-dir or remove it"
+            )
 
     def recipe(self) -> Recipe:
         """The recipe that this run was started with."""

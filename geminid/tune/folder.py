@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from geminid.interop.folder import write_folder
+from geminid.interop.folder import has_room, write_folder
 from geminid.interop.table import export_module
 from geminid.interop.text import TEXT
 from geminid.interop.weights import TOKENIZER, load_model, open_source
@@ -24,14 +25,15 @@ def tune_folder(
 
     ValueError or FileNotFoundError, one line, where `folder` holds no such model or `out` is there already.
     """
-    if out.exists():
-        raise ValueError(f"{out} is there already; give another --out or remove it")
+    has_room(out)
     if not (folder / TOKENIZER).is_file():
         raise FileNotFoundError(errno.ENOENT, "no tokenizer; `geminid import` writes a folder with one", str(folder))
     decoder = load_model(folder)
     if not isinstance(decoder, Decoder):
         raise ValueError(f"{folder} holds a model with pictures; tuning needs a text model (gemma3_text)")
     tuned, figures = tune(decoder, captions(texts), encoder_of(folder / TOKENIZER), config, show)
+    if not math.isfinite(figures["loss_after"]):
+        raise ValueError(f"the loss became {figures['loss_after']}: nothing is written; lower learning_rate or alpha")
     source = open_source(folder)
     write_folder(out, source.values, export_module(tuned, TEXT), others=source.others)
     return {"out": str(out), **figures}

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import sentencepiece
 from flax import nnx
 from jax import Array
 
 from geminid.model.decoder import Decoder
 from geminid.model.lora import adapt, join_adapters, merge, split_adapters
+from geminid.tokens.ids import pieces_of
 from geminid.tune.captions import Caption
 from geminid.tune.requests import TuneConfig
 
@@ -144,5 +144,5 @@ def tune(
 
 def encoder_of(path: Path) -> Callable[[str], list[int]]:
     """Text to ids between the tokenizer's marks of begin and end."""
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    pieces = pieces_of(path)
     return lambda text: [pieces.bos_id(), *pieces.encode(text), pieces.eos_id()]

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+RANGES = {  # a caption is a line, a rank no width of a model
+    "steps": (1, 10**9), "batch": (1, 65_536), "length": (2, 32_768), "rank": (1, 65_536), "evaluated": (1, 10**6),
+    "seed": (0, 2**32 - 1),
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class TuneConfig:
@@ -20,10 +25,11 @@ class TuneConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = {name: getattr(self, name) for name in ("steps", "batch", "rank", "evaluated")}
-        for name, value in {**counts, "length - 1": self.length - 1}.items():
-            if value < 1:
-                raise ValueError(f"{name} of a tuning is {value}; it must be 1 or more")
+        for name, (low, high) in RANGES.items():
+            if not low <= (value := getattr(self, name)) <= high:
+                raise ValueError(f"{name} of a tuning is {value}; it must be {low:,} to {high:,}")
+        if not 0 < self.alpha <= 1e6:
+            raise ValueError(f"alpha is {self.alpha:g}; it must be above 0 and at most 1e6, such as twice the rank")
         if not 0 <= self.warmup_steps < self.steps:
             raise ValueError(f"warmup_steps is {self.warmup_steps}; it must be 0 to {self.steps - 1}, below the steps")
         if not 0 < self.learning_rate <= 1:

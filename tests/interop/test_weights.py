@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from geminid import recipes
 from geminid.interop.folder import read_folder, read_object, write_folder
+from geminid.interop.pieces import sentencepiece_model
 from geminid.interop.towers import plain_names
 from geminid.interop.weights import export_weights, import_weights, load_model
 from geminid.overrides import override
@@ -30,6 +31,10 @@ from tests.test_house import run_command
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 FIXTURES = ("gemma3_text", "gemma3_pictures")
+TOKENIZER = sentencepiece_model(
+    ["<pad>", "<eos>", "<bos>", "<unk>", "▁", "a"], [0.0] * 6, [3, 3, 3, 2, 1, 1],
+    {"unknown": 3, "bos": 2, "eos": 1, "padding": 0}, add_space=False,
+)  # fmt: skip
 
 
 def model_folder(path: Path, name: str = "gemma3_text", dtype: str = "float32", **changes) -> dict[str, np.ndarray]:
@@ -37,7 +42,7 @@ def model_folder(path: Path, name: str = "gemma3_text", dtype: str = "float32", 
     values, weights, _ = fixture(name)
     tensors = {key: value.astype(jnp.dtype(dtype)) for key, value in weights.items()}
     write_folder(
-        path, values, tensors, others={"tokenizer.model": b"pieces", "chat_template.jinja": b"{{ x }}"}, **changes
+        path, values, tensors, others={"tokenizer.model": TOKENIZER, "chat_template.jinja": b"{{ x }}"}, **changes
     )
     return plain_names(tensors)
 
@@ -221,3 +226,18 @@ def test_a_run_that_is_not_finished_or_does_not_fit_is_one_line(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="that stage is not finished"):
         export_weights(run.path, tmp_path / "out2")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
+
+
+def test_a_damaged_tokenizer_is_not_handed_on(capsys, tmp_path):
+    model_folder(tmp_path / "in")
+    (tmp_path / "in" / "tokenizer.model").write_bytes(TOKENIZER[:9])
+    code, _, err = run_command(capsys, "import", str(tmp_path / "in"), "--out", str(tmp_path / "out"))
+    assert code == 2 and err.count("\n") == 1
+    assert "tokenizer.model is not a SentencePiece model" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_on_the_way_to_the_folder_is_told_before_the_work(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = run_command(capsys, "import", "no/source", "--out", str(tmp_path / "file" / "deep" / "out"))
+    assert (code, err) == (2, f"geminid: {tmp_path / 'file'}: is a file; give another --out\n")

@@ -112,7 +112,7 @@ def test_the_command(capsys, tmp_path):
         (["--days", "0"], "days is 0.0; give more than 0 and at most 366"),
         (["--days", "nan"], "days is nan; give a finite number of at least 0"),
         (["--set", "rates.machine=-0.1"], "machine is -0.1; give a finite number of at least 0"),
-        (["--set", "rates.chips_a_machine=0"], "shards_a_pod 4 and chips_a_machine 0 must be at least 1"),
+        (["--set", "rates.chips_a_machine=0"], "chips_a_machine is 0; it must be at least 1"),
         (["--set", "spare_cubes=64"], "64 spare cubes of the 64 in a pod leave none; keep at most 63"),
         (["--set", "step_s=0.5"], "update_s 1.0 must lie between 0 and step_s 0.5"),
         (["--set", "backup_s=0"], "backup_s is 0; give seconds between disk checkpoints"),

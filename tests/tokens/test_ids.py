@@ -143,7 +143,7 @@ def test_an_unknown_special_names_its_family(space, name, known):
 
 
 def test_no_tokenizer_is_one_line(tmp_path):
-    with pytest.raises(FileNotFoundError, match="run the stage 'tokenizer' first"):
+    with pytest.raises(FileNotFoundError, match="`geminid train demo` makes one"):
         IdSpace.load(RECIPE, tmp_path / "text.model")
 
 
