@@ -307,7 +307,7 @@ def replica_groups(instruction: Instruction, num_partitions: int) -> np.ndarray:
 
 
 def groups_of(text: str, num_partitions: int) -> np.ndarray:
-    """int [groups size] of a text that begins with one of these; with none of them: all together.
+    """int [groups size] of a text that begins with one of these; all together where it is empty or {}.
 
     {{0,1},{2,3}}                        each group
     [2,4]<=[2,2,2]T(1,0,2)               numbers in the second shape, transposed, in rows of the first
@@ -324,6 +324,8 @@ def groups_of(text: str, num_partitions: int) -> np.ndarray:
         rows, shape, order = match.groups()
         return _numbered(shape, order).reshape(_numbers(rows))
     listed = re.match(r"\{(?:\{[\d,]+\},? ?)+\}", text)
+    if listed is None and text and not text.startswith("{}"):
+        raise ValueError(f"groups of devices written as '{text[:40]}' are not known; so their cost is not either")
     if listed is None:
         return np.arange(num_partitions)[None]
     return np.array([_numbers(group) for group in re.findall(r"\{([\d,]+)\}", listed[0])])

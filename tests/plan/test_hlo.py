@@ -128,6 +128,11 @@ def test_groups_in_every_spelling(written, expected):
     np.testing.assert_array_equal(hlo.replica_groups(each, 8), expected)
 
 
+def test_groups_in_an_unknown_spelling_are_not_taken_for_free():
+    with pytest.raises(ValueError, match="groups of devices written as 'torus"):
+        hlo.groups_of("torus[4,4], to_apply=%add", 16)
+
+
 def test_shapes_tuples_memories_and_names():
     each = instruction(
         "ROOT %start.2 = (bf16[8,128]{1,0:T(8,128)(2,1)S(1)}, f32[]{:T(128)}, u32[]{:S(2)}) copy-start(%x), "
