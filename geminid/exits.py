@@ -36,7 +36,8 @@ def one_line() -> Iterator[None]:
         if isinstance(error, ValueError | FileNotFoundError | FileExistsError | IsADirectoryError | NotADirectoryError):
             leave(_line(error), MISTAKE)
         if isinstance(error, ArithmeticError):
-            leave(f"what was asked leaves the range of numbers ({_line(error)}); ask for something smaller", MISTAKE)
+            line = f"what was asked leaves the range of numbers ({_line(error)})"
+            leave(f"{line}; ask for something else, or see where with GEMINID_TRACEBACK=1", MISTAKE)
         if isinstance(error, OSError):
             leave(_line(error), FAILURE)
         raise

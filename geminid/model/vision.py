@@ -89,7 +89,10 @@ def resized(x: Array, side: int) -> Array:
 
 
 def linear_weights(before: int, after: int) -> np.ndarray:
-    """[after before]: linear interpolation, over a triangle as wide as what a place stands for where they get fewer."""
+    """[after before]: linear interpolation, over a triangle as wide as what a place stands for where they get fewer.
+
+    JAX has these within `resize` alone, made by the program at each step.
+    """
     stands_for = before / after
     centre = (np.arange(after)[:, None] + 0.5) * stands_for - 0.5
     weights = np.maximum(0.0, 1.0 - np.abs(np.arange(before) - centre) / max(stands_for, 1.0))
